@@ -1,0 +1,32 @@
+// One spelling for the host compiler, nvcc, and the tests' CUDA-on-CPU header.
+#pragma once
+
+#if defined(__CUDACC__)
+#include <cuda_runtime.h>
+#elif defined(BITLENS_CUDA_ON_CPU)
+#include "cuda_on_cpu.h"
+#endif
+
+#if defined(__CUDACC__)
+#define BITLENS_FUNCTION __host__ __device__ static __forceinline__
+// Launch with dynamic shared memory; the caller checks cudaGetLastError().
+#define BITLENS_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
+  kernel<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__)
+// The block's dynamic shared memory as an array of a plain type.
+#define BITLENS_DYNAMIC_SHARED(type, name)                        \
+  extern __shared__ __align__(16) unsigned char name##_bytes[]; \
+  type* name = reinterpret_cast<type*>(name##_bytes)
+#elif defined(__GNUC__)
+// Inlined everywhere and internal, so that a unit compiled for one instruction set leaves no symbol
+// that the linker could pick for another.
+#define BITLENS_FUNCTION static inline __attribute__((always_inline))
+#else
+#define BITLENS_FUNCTION static inline
+#endif
+
+// Namespace of the code that is compiled once per instruction set; a CUDA thread works on single values.
+#if defined(__CUDACC__) || defined(BITLENS_CUDA_ON_CPU)
+#define BITLENS_ISA scalar
+#elif !defined(BITLENS_ISA)
+#define BITLENS_ISA baseline
+#endif

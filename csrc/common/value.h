@@ -1,0 +1,10 @@
+// The elementary functions on the value type of this unit: a pack of doubles on a CPU, one double in a CUDA thread.
+#pragma once
+
+#include "portable.h"
+
+#if defined(__CUDACC__) || defined(BITLENS_CUDA_ON_CPU)
+#include "scalar_math.h"
+#else
+#include "simd.h"
+#endif

@@ -1,0 +1,48 @@
+"""How many bits about the scene a measurement carries, and how to make it carry more."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# name -> module, imported on first use: `bitlens --help` and `bitlens info` need not wait for torch.
+_PUBLIC = {
+    "GaussianNoise": "bitlens.noise",
+    "PoissonNoise": "bitlens.noise",
+    "PoissonGaussianNoise": "bitlens.noise",
+    "InformationEstimate": "bitlens.estimators",
+    "estimate_information": "bitlens.estimators",
+    "DesignResult": "bitlens.design",
+    "optimize_design": "bitlens.design",
+    "densities": "bitlens.densities",
+    "design": "bitlens.design",
+    "encoders": "bitlens.encoders",
+    "estimators": "bitlens.estimators",
+    "noise": "bitlens.noise",
+    "ops": "bitlens.ops",
+    "plots": "bitlens.plots",
+    "systems": "bitlens.systems",
+}
+
+__all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from bitlens import densities, design, encoders, estimators, noise, ops, plots, systems
+    from bitlens.design import DesignResult, optimize_design
+    from bitlens.estimators import InformationEstimate, estimate_information
+    from bitlens.noise import GaussianNoise, PoissonGaussianNoise, PoissonNoise
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'bitlens' has no attribute {name!r}")
+    module = importlib.import_module(_PUBLIC[name])
+    value = module if _PUBLIC[name] == f"bitlens.{name}" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,94 @@
+"""The one border to the compiled extension: tensors become addresses here and nowhere else."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+# torch comes first: its OpenMP runtime is then the one that the extension shares.
+
+
+def _load(name: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(f"bitlens.{name}")
+    except ModuleNotFoundError:
+        return None
+
+
+_native = _load("_native")
+_native_cuda = _load("_native_cuda")
+
+
+def has_cpu() -> bool:
+    """Whether the compiled CPU kernels are installed."""
+    return _native is not None
+
+
+def has_cuda() -> bool:
+    """Whether the compiled CUDA kernels are installed (a driver may still be missing)."""
+    return _native_cuda is not None
+
+
+def instruction_set() -> str:
+    """The instruction set of the CPU kernels: "baseline", "avx2" or "avx512"; "none" without the extension."""
+    return str(_native.instruction_set()) if _native is not None else "none"
+
+
+def _set_instruction_set(name: str) -> None:
+    """Force an instruction set, for tests and benchmarks."""
+    if _native is None:
+        raise RuntimeError("the compiled extension is not installed")
+    _native.set_instruction_set(name)
+
+
+def module(backend: str) -> ModuleType:
+    """The extension module that holds the kernels of "cpu" or "cuda"."""
+    found = _native_cuda if backend == "cuda" else _native
+    if found is None:
+        raise RuntimeError(f"the compiled extension for {backend!r} is not installed")
+    return found
+
+
+def handle(backend: str, device: torch.device, threads: int) -> int:
+    """What a kernel needs besides addresses: the thread count on a CPU, the current stream on a GPU."""
+    if backend == "cuda" and device.type == "cuda":
+        return int(torch.cuda.current_stream(device).cuda_stream)
+    return threads
+
+
+def address(tensor: Tensor | None) -> int:
+    """Address of the first element; 0 stands for an absent tensor."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def poisson_gaussian_log_prob(
+    backend: str,
+    inputs: Sequence[Tensor],
+    shape: torch.Size,
+    order: int,
+    wanted: Sequence[bool],
+    threads: int,
+) -> list[Tensor | None]:
+    """Value and derivatives of broadcast inputs; `wanted` marks which of the 15 outputs to compute."""
+    if sum(length != 1 for length in shape) > 12:
+        inputs = [tensor.expand(shape).reshape(-1) for tensor in inputs]
+    first = inputs[0]
+    outputs = [first.new_empty(shape) if want else None for want in wanted]
+    expanded = [tensor.expand(shape) if tensor.shape != shape else tensor for tensor in inputs]
+    if inputs[0].ndim == 1 and len(shape) > 12:
+        expanded, shape = list(inputs), inputs[0].shape
+    suffix = "float" if first.dtype == torch.float32 else "double"
+    run = getattr(module(backend), f"poisson_gaussian_log_prob_{suffix}")
+    run(
+        shape,
+        [tensor.stride() for tensor in expanded],
+        [tensor.data_ptr() for tensor in expanded],
+        [address(tensor) for tensor in outputs],
+        order,
+        handle(backend, first.device, threads),
+    )
+    return outputs

@@ -1,0 +1,34 @@
+"""PSF convolution and Fourier filtering in a few lines of differentiable torch: the definition."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def psf_convolve(image: Tensor, psf: Tensor, mode: str, boundary: str) -> Tensor:
+    """out[r, c] = sum_{i, j} image[i, j] psf[r - i + h//2, c - j + w//2], the PSF origin at (h//2, w//2)."""
+    (height, width), (h, w) = image.shape[-2:], psf.shape[-2:]
+    if boundary == "circular":
+        shape = (height, width)
+        rows = -(-h // height) * height - h
+        columns = -(-w // width) * width - w
+        folded = torch.nn.functional.pad(psf, (0, columns, 0, rows))
+        folded = folded.unflatten(-1, (-1, width)).unflatten(-3, (-1, height)).sum(dim=(-4, -2))
+        kernel = torch.roll(folded, (-(h // 2), -(w // 2)), dims=(-2, -1))
+        spectrum = torch.fft.rfft2(image) * torch.fft.rfft2(kernel)
+        return torch.fft.irfft2(spectrum, s=shape)
+    shape = (height + h - 1, width + w - 1)
+    full = torch.fft.irfft2(torch.fft.rfft2(image, s=shape) * torch.fft.rfft2(psf, s=shape), s=shape)
+    if mode == "full":
+        return full
+    if mode == "same":
+        return full[..., h // 2 : h // 2 + height, w // 2 : w // 2 + width]
+    return full[..., h - 1 : height, w - 1 : width]
+
+
+def fourier_filter(field: Tensor, transfer: Tensor, centered: bool) -> Tensor:
+    """ifft2(fft2(field) * transfer); `centered` says that frequency zero of `transfer` is at (H//2, W//2)."""
+    if centered:
+        transfer = torch.fft.ifftshift(transfer, dim=(-2, -1))
+    return torch.fft.ifft2(torch.fft.fft2(field) * transfer)

@@ -1,0 +1,17 @@
+"""The kernels as functions of tensors: differentiable, batched, without state."""
+
+from bitlens.kernels._backend import BackendUnavailable, available_backends, use_backend
+from bitlens.kernels.infonce_scores.op import InfoNCEScores, infonce_scores
+from bitlens.kernels.poisson_gaussian_log_prob.op import poisson_gaussian_log_prob
+from bitlens.kernels.psf_convolve.op import fourier_filter, psf_convolve
+
+__all__ = [
+    "BackendUnavailable",
+    "InfoNCEScores",
+    "available_backends",
+    "fourier_filter",
+    "infonce_scores",
+    "poisson_gaussian_log_prob",
+    "psf_convolve",
+    "use_backend",
+]
