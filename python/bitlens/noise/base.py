@@ -1,0 +1,97 @@
+"""What every noise model offers, and what its parameters have in common."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class NoiseModel(nn.Module, ABC):
+    """p(measured | mean) of one sensor, every pixel independent of the others."""
+
+    discrete = False  # whether `measured` takes integer values and log_prob is of a probability mass
+
+    @abstractmethod
+    def sample(self, mean: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """One measurement drawn for each element of `mean` (photo-electrons)."""
+
+    @abstractmethod
+    def log_prob(self, measured: Tensor, mean: Tensor) -> Tensor:
+        """log p(measured | mean) in nats, elementwise with broadcasting."""
+
+    @abstractmethod
+    def entropy(self, mean: Tensor) -> Tensor:
+        """Entropy of a pixel with this mean, in nats, elementwise; in the unit of `measured`."""
+
+
+class ScoreFeatures(NamedTuple):
+    """S_ij = query_i . key_j + query_bias_i + key_bias_j: all log p(measured_i | mean_j), summed over pixels.
+
+    `exact` is False when S is a surrogate of the likelihood: then it serves as a critic, for lower bounds only.
+    """
+
+    query: Tensor
+    key: Tensor
+    query_bias: Tensor
+    key_bias: Tensor
+    exact: bool
+
+
+def set_parameter(module: nn.Module, name: str, value: object, *, positive: bool) -> None:
+    """Keep a number or per-pixel map as a float64 buffer; an nn.Parameter stays one and can be optimised.
+
+    Raises:
+        TypeError: not a number, array or tensor of real numbers.
+        ValueError: not finite, or not above zero where that is needed.
+    """
+    if isinstance(value, nn.Parameter):
+        module.register_parameter(name, value)
+        checked: Tensor = value.detach()
+    else:
+        if isinstance(value, bool | str) or value is None:
+            raise TypeError(f"{name}: need a number or a per-pixel map, got {type(value).__name__}")
+        try:
+            checked = torch.as_tensor(
+                np.asarray(value) if not isinstance(value, Tensor) else value, dtype=torch.float64
+            ).clone()
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{name}: need a number or a per-pixel map, got {type(value).__name__}") from error
+        module.register_buffer(name, checked)
+    if checked.numel() == 0:
+        raise ValueError(f"{name}: need at least one element, got shape {tuple(checked.shape)}")
+    if not bool(torch.isfinite(checked).all()):
+        raise ValueError(f"{name}: need finite values, got NaN or infinity")
+    if positive and not bool((checked > 0).all()):
+        raise ValueError(f"{name}: need values above 0, got a minimum of {checked.min().item():g}")
+
+
+def check_mean(mean: Tensor) -> None:
+    """ValueError unless every mean is finite and not negative."""
+    if not bool(torch.isfinite(mean).all()):
+        raise ValueError("mean: need finite values, got NaN or infinity")
+    if bool((mean < 0).any()):
+        raise ValueError(f"mean: need values of at least 0 photo-electrons, got {mean.min().item():g}")
+
+
+def check_finite(name: str, value: Tensor) -> None:
+    """ValueError unless every value is finite."""
+    if not bool(torch.isfinite(value).all()):
+        raise ValueError(f"{name}: need finite values, got NaN or infinity")
+
+
+def flat_float64(value: Tensor) -> Tensor:
+    """(n, ...) as float64 (n, pixels)."""
+    return value.detach().to(torch.float64).reshape(value.shape[0], -1)
+
+
+def flat_map(parameter: Tensor, sample_shape: torch.Size) -> Tensor:
+    """A scalar or per-pixel map as a float64 row of pixels for samples of this shape."""
+    return parameter.detach().to(torch.float64).expand(sample_shape).reshape(-1)
+
+
+LOG_TWO_PI_E = math.log(2 * math.pi * math.e)

@@ -1,0 +1,73 @@
+"""Additive Gaussian noise."""
+
+from __future__ import annotations
+
+import math
+from typing import final
+
+import torch
+from torch import Tensor
+
+from bitlens.noise.base import (
+    LOG_TWO_PI_E,
+    NoiseModel,
+    ScoreFeatures,
+    check_finite,
+    flat_float64,
+    flat_map,
+    set_parameter,
+)
+
+
+@final
+class GaussianNoise(NoiseModel):
+    """measured = mean + n, n ~ Normal(0, std^2).
+
+    Args:
+        std: standard deviation in the unit of the mean, > 0; a number or a per-pixel map.
+    """
+
+    std: Tensor
+
+    def __init__(self, std: object) -> None:
+        super().__init__()
+        set_parameter(self, "std", std, positive=True)
+
+    def sample(self, mean: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """mean + std * standard normal, differentiable in the mean and in std."""
+        white = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        return mean + self.std.to(mean) * white
+
+    def log_prob(self, measured: Tensor, mean: Tensor) -> Tensor:
+        """-((measured - mean) / std)^2 / 2 - log std - log(2 pi) / 2, in nats."""
+        std = self.std.to(mean)
+        return -0.5 * ((measured - mean) / std) ** 2 - torch.log(std) - 0.5 * math.log(2 * math.pi)
+
+    def entropy(self, mean: Tensor) -> Tensor:
+        """log(2 pi e std^2) / 2, in nats, whatever the mean."""
+        return (0.5 * LOG_TWO_PI_E + torch.log(self.std.to(mean))).expand(mean.shape)
+
+    def variance(self, mean: Tensor) -> Tensor:
+        """std^2, in the shape of the mean."""
+        return (self.std.to(mean) ** 2).expand(mean.shape)
+
+    def expected(self, mean: Tensor) -> Tensor:
+        """E[measured] = mean."""
+        return mean
+
+    def check_measured(self, measured: Tensor) -> None:
+        """ValueError unless every value is finite."""
+        check_finite("measured", measured)
+
+    def check_mean(self, mean: Tensor) -> None:
+        """ValueError unless every value is finite."""
+        check_finite("mean", mean)
+
+    def score_features(self, measured: Tensor, mean: Tensor) -> ScoreFeatures:
+        """Exact bilinear form of the log-likelihoods of all pairs, centred on the mean image."""
+        z, y = flat_float64(measured), flat_float64(mean)
+        std = flat_map(self.std, mean.shape[1:])
+        centre = y.mean(dim=0)
+        z, y = (z - centre) / std, (y - centre) / std
+        constant = torch.log(std).sum() + 0.5 * math.log(2 * math.pi) * std.numel()
+        return ScoreFeatures(z, y, -0.5 * (z**2).sum(1) - constant, -0.5 * (y**2).sum(1), True)
