@@ -86,6 +86,8 @@ BITLENS_FUNCTION void add_term(Value (&sums)[Count], Value weight, Value d) {
   }
 }
 
+constexpr double kLargestMean = 1e15;  // beyond, neighbouring counts are no longer distinct doubles
+constexpr double kLargestMode = 9e15;
 constexpr double kTail = 1e-20;  // weight, relative to the mode's, below which a side of the sum ends
 
 template <int Order, class Value>
@@ -94,7 +96,7 @@ BITLENS_FUNCTION Result<Value> evaluate(Value measured, Value mean, Value gain, 
   const Value zero = broadcast(type, 0.0), one = broadcast(type, 1.0), infinity = broadcast(type, INFINITY);
   const Value nan = broadcast(type, NAN);
 
-  const auto valid = (mean >= 0.0) & (mean < infinity) & (gain > 0.0) & (gain < infinity) & (read_std > 0.0) &
+  auto valid = (mean >= 0.0) & (mean <= kLargestMean) & (gain > 0.0) & (gain < infinity) & (read_std > 0.0) &
                      (read_std < infinity) & (absolute(measured) < infinity) & (absolute(offset) < infinity);
   // Elements outside the domain run as a harmless one, so that they cannot stall the rest of a pack.
   const Value y = select(valid & (mean > 0.0), mean, one);
@@ -115,7 +117,9 @@ BITLENS_FUNCTION Result<Value> evaluate(Value measured, Value mean, Value gain, 
 
   const Value omega = wright_omega(logarithm(a) + log_y + ratio * (signal * inverse_s));
   const Value solution = round_to_integer(omega / a);
-  const Value mode = select(dark, zero, maximum(select(solution < 9e15, solution, zero), zero));
+  const auto countable = solution < kLargestMode;
+  valid = valid & (dark | countable);
+  const Value mode = select((mean > 0.0) & countable, maximum(solution, zero), zero);
   const Value residual = multiply_add(-g, mode, signal) + signal_error;  // ADU left at the mode
   const Value pull = ratio * (residual * inverse_s);                     // a (c - mode)
   const Value log_mode = logarithm(maximum(mode, one));

@@ -147,9 +147,7 @@ def _functional(rule: Rule) -> type[torch.autograd.Function]:
     return Functional
 
 
-def _batch_first(
-    rule: Rule, tensors: MaybeTensors, dims: Sequence[int | None], batch_size: int
-) -> MaybeTensors:
+def _batch_first(rule: Rule, tensors: MaybeTensors, dims: Sequence[int | None], batch_size: int) -> MaybeTensors:
     """Put the mapped axis first and pad the other batch axes, so that plain broadcasting does the mapping."""
     batch_rank = max(
         t.ndim - (dim is not None) - core
@@ -201,9 +199,7 @@ def _operator(rule: Rule) -> Any:
         moved = _batch_first(rule, arguments[:n], in_dims[:n], info.batch_size)
         return operator(*moved, *arguments[n:]), 0 if rule.n_outputs == 1 else (0,) * rule.n_outputs
 
-    operator = torch.library.custom_op(
-        f"bitlens::{rule.name}", run, mutates_args=(), schema=f"({schema}) -> {returns}"
-    )
+    operator = torch.library.custom_op(f"bitlens::{rule.name}", run, mutates_args=(), schema=f"({schema}) -> {returns}")
     operator.register_fake(fake)
     operator.register_autograd(backward, setup_context=setup_context)
     operator.register_vmap(mapped)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
-from contextvars import ContextVar
 
 import torch
 
@@ -13,8 +13,15 @@ from bitlens.kernels import _compiled
 
 BACKENDS = ("cuda", "cpu", "numba", "reference")
 
-_forced: ContextVar[str | None] = ContextVar("bitlens_backend", default=None)
-_kernel_threads: ContextVar[int | None] = ContextVar("bitlens_kernel_threads", default=None)
+
+class _Settings(threading.local):
+    """What the two `with` blocks of this module set, for this thread (torch.compile cannot trace a ContextVar)."""
+
+    backend: str | None = None
+    kernel_threads: int | None = None
+
+
+_settings = _Settings()
 
 
 class BackendUnavailable(RuntimeError):
@@ -47,11 +54,12 @@ def use_backend(name: str) -> Iterator[None]:
         raise ValueError(f"name: need one of {', '.join(BACKENDS)}, got {name!r}")
     if name not in available_backends():
         raise BackendUnavailable(f"backend {name!r} is not available here; available: {available_backends()}")
-    token = _forced.set(name)
+    before = _settings.backend
+    _settings.backend = name
     try:
         yield
     finally:
-        _forced.reset(token)
+        _settings.backend = before
 
 
 def select(kernel: str, device: torch.device, implemented: tuple[str, ...]) -> str:
@@ -60,7 +68,7 @@ def select(kernel: str, device: torch.device, implemented: tuple[str, ...]) -> s
     Raises:
         BackendUnavailable: a forced backend cannot take tensors of this device, or lacks the kernel.
     """
-    forced = _forced.get()
+    forced = _settings.backend
     if forced is not None:
         device_type = {"cuda": "cuda", "cpu": "cpu", "numba": "cpu"}.get(forced, device.type)
         if device.type not in (device_type, "meta"):
@@ -68,18 +76,18 @@ def select(kernel: str, device: torch.device, implemented: tuple[str, ...]) -> s
         if forced not in implemented:
             raise BackendUnavailable(f"{kernel}: backend {forced!r} has no such kernel")
         return forced
-    if device.type == "cpu":
-        candidates = ("cpu", "numba") if _compiled.has_cpu() else ("numba",)
-    elif device.type == "cuda":
-        candidates = ("cuda",) if _compiled.has_cuda() else ()
-    else:
-        candidates = ()
-    return next((name for name in candidates if name in implemented), "reference")
+    installed = {
+        "cuda": device.type == "cuda" and _compiled.has_cuda(),
+        "cpu": device.type == "cpu" and _compiled.has_cpu(),
+        "numba": device.type == "cpu",
+        "reference": True,
+    }
+    return next(name for name in BACKENDS if installed[name] and name in implemented)
 
 
 def threads() -> int:
     """Threads a kernel may use: torch's number, or the one a reproducible block set aside for kernels."""
-    return _kernel_threads.get() or torch.get_num_threads()
+    return _settings.kernel_threads or torch.get_num_threads()
 
 
 @contextlib.contextmanager
@@ -89,14 +97,14 @@ def reproducible() -> Iterator[None]:
     torch splits a full reduction, a matrix product and a factorisation by thread, which changes their rounding.
     Inside this block torch runs on one thread; the kernels, whose reductions have a fixed order, keep all of them.
     """
-    n_threads = torch.get_num_threads()
-    token = _kernel_threads.set(threads())
+    before, n_threads = _settings.kernel_threads, torch.get_num_threads()
+    _settings.kernel_threads = threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(n_threads)
-        _kernel_threads.reset(token)
+        _settings.kernel_threads = before
 
 
 def sum_to_shape(value: torch.Tensor, shape: torch.Size) -> torch.Tensor:

@@ -18,8 +18,6 @@ def tensor(name: str, value: object, dtypes: tuple[torch.dtype, ...] = FLOATING)
     if value.dtype not in dtypes:
         wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         raise TypeError(f"{name}: need {wanted}, got {str(value.dtype).removeprefix('torch.')}")
-    if value.is_conj() or value.is_neg():
-        return value.resolve_conj().resolve_neg()
     return value
 
 

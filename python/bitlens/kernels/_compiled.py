@@ -9,6 +9,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+_MAX_AXES = 12  # kMaxDims of csrc/common/broadcast.h
+
 # torch comes first: its OpenMP runtime is then the one that the extension shares.
 
 
@@ -60,6 +62,11 @@ def handle(backend: str, device: torch.device, threads: int) -> int:
     return threads
 
 
+def plain(tensor: Tensor) -> Tensor:
+    """The tensor as its memory holds it: detached, with lazy conjugation and negation carried out."""
+    return tensor.detach().resolve_conj().resolve_neg()
+
+
 def address(tensor: Tensor | None) -> int:
     """Address of the first element; 0 stands for an absent tensor."""
     return 0 if tensor is None else tensor.data_ptr()
@@ -74,19 +81,17 @@ def poisson_gaussian_log_prob(
     threads: int,
 ) -> list[Tensor | None]:
     """Value and derivatives of broadcast inputs; `wanted` marks which of the 15 outputs to compute."""
-    if sum(length != 1 for length in shape) > 12:
-        inputs = [tensor.expand(shape).reshape(-1) for tensor in inputs]
-    first = inputs[0]
+    expanded = [tensor.expand(shape) for tensor in inputs]
+    if sum(length != 1 for length in shape) > _MAX_AXES:
+        expanded = [tensor.reshape(-1) for tensor in expanded]
+    first = expanded[0]
     outputs = [first.new_empty(shape) if want else None for want in wanted]
-    expanded = [tensor.expand(shape) if tensor.shape != shape else tensor for tensor in inputs]
-    if inputs[0].ndim == 1 and len(shape) > 12:
-        expanded, shape = list(inputs), inputs[0].shape
     suffix = "float" if first.dtype == torch.float32 else "double"
     run = getattr(module(backend), f"poisson_gaussian_log_prob_{suffix}")
     run(
-        shape,
+        first.shape,
         [tensor.stride() for tensor in expanded],
-        [tensor.data_ptr() for tensor in expanded],
+        [address(tensor) for tensor in expanded],
         [address(tensor) for tensor in outputs],
         order,
         handle(backend, first.device, threads),

@@ -201,6 +201,4 @@ def _many_sigmas(y: Tensor, sigma: Tensor) -> Tensor:
         row = first + offset
         middle = middle + weight * (_from_tables(tables, y, nodes[row], row) - _spread(y, nodes[row]))
     middle = middle + _spread(y, inside)
-    return torch.where(
-        sigma < _SIGMA_SMALL, separate, torch.where(sigma > _SIGMA_LARGE, _edgeworth(y, sigma), middle)
-    )
+    return torch.where(sigma < _SIGMA_SMALL, separate, torch.where(sigma > _SIGMA_LARGE, _edgeworth(y, sigma), middle))

@@ -33,7 +33,7 @@ _STIRLING = np.array(
         0.005554733551962801371038690,
     ]
 )
-_TAIL = 1e-20
+_LARGEST_MEAN, _LARGEST_MODE, _TAIL = 1e15, 9e15, 1e-20  # as in math.h
 _LOG_ROOT_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -120,7 +120,7 @@ def _evaluate(
     """Value, first and second derivatives of one element into out[0:15]."""
     inputs_finite = math.isfinite(measured) and math.isfinite(mean) and math.isfinite(gain)
     inputs_finite = inputs_finite and math.isfinite(offset) and math.isfinite(read_std)
-    if not (inputs_finite and mean >= 0.0 and gain > 0.0 and read_std > 0.0):
+    if not (inputs_finite and 0.0 <= mean <= _LARGEST_MEAN and gain > 0.0 and read_std > 0.0):
         out[:] = math.nan
         return
     signal = measured - offset
@@ -134,7 +134,10 @@ def _evaluate(
     mode = 0.0
     if not dark:
         solution = _wright_omega(math.log(a) + log_y + ratio * (signal * inverse_s)) / a
-        mode = float(round(solution)) if solution < 9e15 else 0.0
+        if not solution < _LARGEST_MODE:
+            out[:] = math.nan
+            return
+        mode = float(round(solution))
     residual = (signal - gain * mode) + signal_error
     pull = ratio * (residual * inverse_s)
     width = 1.0 / math.sqrt(1.0 / max(mode, 1.0) + a)
@@ -233,7 +236,13 @@ def _evaluate_range(
     row = np.empty(15)
     for i in range(begin, end):
         _evaluate(
-            float(measured[i]), float(mean[i]), float(gain[i]), float(offset[i]), float(read_std[i]), order, row
+            float(measured[i]),
+            float(mean[i]),
+            float(gain[i]),
+            float(offset[i]),
+            float(read_std[i]),
+            order,
+            row,
         )
         for j in range(outputs.shape[0]):
             outputs[j, i] = row[j]
@@ -249,5 +258,8 @@ def poisson_gaussian_log_prob(
     _fallback.in_threads(
         lambda begin, end: _evaluate_range(*flat, order, outputs, begin, end), flat[0].size, 2048, threads
     )
-    results = torch.from_numpy(outputs).reshape(count, *shape)
-    return [results[i] if i < count and want else None for i, want in enumerate(wanted)]
+    # Copies: the outputs of an operator must not share memory.
+    return [
+        torch.from_numpy(outputs[i].copy()).reshape(shape) if i < count and want else None
+        for i, want in enumerate(wanted)
+    ]

@@ -35,7 +35,7 @@ def poisson_gaussian_log_prob(
 
     Args:
         measured: ADU, any shape, float32 or float64; the other arguments broadcast with it.
-        mean: expected photo-electrons, >= 0.
+        mean: expected photo-electrons, 0 to 1e15.
         gain: ADU per photo-electron, > 0.
         offset: ADU.
         read_std: standard deviation of the read noise, ADU, > 0.
@@ -68,13 +68,12 @@ def poisson_gaussian_log_prob(
 def _evaluate(tensors: Any, backend: str, order: int, wanted: list[bool]) -> list[Tensor | None]:
     shape = torch.broadcast_shapes(*(tensor.shape for tensor in tensors))
     threads = _backend.threads()
+    inputs = [_compiled.plain(tensor) for tensor in tensors]
     if backend == "numba":
-        from bitlens.kernels.poisson_gaussian_log_prob import fallback  # compiling with Numba takes a second
+        from bitlens.kernels.poisson_gaussian_log_prob import fallback  # importing Numba takes a second
 
-        return fallback.poisson_gaussian_log_prob(
-            [tensor.detach() for tensor in tensors], shape, order, wanted, threads
-        )
-    return _compiled.poisson_gaussian_log_prob(backend, tensors, shape, order, wanted, threads)
+        return fallback.poisson_gaussian_log_prob(inputs, shape, order, wanted, threads)
+    return _compiled.poisson_gaussian_log_prob(backend, inputs, shape, order, wanted, threads)
 
 
 def _fake(count: int) -> Any:
@@ -186,6 +185,4 @@ def _rule(name: str, n_outputs: int, forward: Any, backward: Any, jvp: Any) -> _
 
 _VALUE = _rule("poisson_gaussian_log_prob", 1, _value_forward, _value_backward, _value_jvp)
 _GRADIENT = _rule("poisson_gaussian_log_prob_gradient", 4, _gradient_forward, _gradient_backward, _gradient_jvp)
-_SECOND_DERIVATIVES = _rule(
-    "poisson_gaussian_log_prob_second_derivatives", 10, _second_forward, _no_third, _no_third
-)
+_SECOND_DERIVATIVES = _rule("poisson_gaussian_log_prob_second_derivatives", 10, _second_forward, _no_third, _no_third)

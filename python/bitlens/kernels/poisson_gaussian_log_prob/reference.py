@@ -11,12 +11,10 @@ from torch import Tensor
 _WIDTHS, _EXTRA_TERMS = 9.0, 24
 
 
-def poisson_gaussian_log_prob(
-    measured: Tensor, mean: Tensor, gain: Tensor, offset: Tensor, read_std: Tensor
-) -> Tensor:
+def poisson_gaussian_log_prob(measured: Tensor, mean: Tensor, gain: Tensor, offset: Tensor, read_std: Tensor) -> Tensor:
     """log sum_k Poisson(k; mean) Normal(measured; gain k + offset, read_std^2), NaN outside the domain."""
     measured, mean, gain, offset, read_std = torch.broadcast_tensors(measured, mean, gain, offset, read_std)
-    valid = (mean >= 0) & (gain > 0) & (read_std > 0)
+    valid = (mean >= 0) & (mean <= 1e15) & (gain > 0) & (read_std > 0)
     for tensor in (measured, mean, gain, offset, read_std):
         valid = valid & torch.isfinite(tensor)
 

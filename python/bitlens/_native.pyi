@@ -1,0 +1,22 @@
+"""The compiled CPU kernels; `bitlens.kernels._compiled` is their only caller."""
+
+from collections.abc import Sequence
+
+def instruction_set() -> str: ...
+def set_instruction_set(name: str) -> None: ...
+def poisson_gaussian_log_prob_float(
+    shape: Sequence[int],
+    strides: Sequence[Sequence[int]],
+    inputs: Sequence[int],
+    outputs: Sequence[int],
+    order: int,
+    threads: int,
+) -> None: ...
+def poisson_gaussian_log_prob_double(
+    shape: Sequence[int],
+    strides: Sequence[Sequence[int]],
+    inputs: Sequence[int],
+    outputs: Sequence[int],
+    order: int,
+    threads: int,
+) -> None: ...
