@@ -22,11 +22,11 @@ from bitlens import ops
 from bitlens.noise.base import LOG_TWO_PI_E
 
 _SCALE = 1e-4
-_N_NODES = 700
+_N_NODES = 400
 _LARGEST = 100.0
 # Read noise in electrons between which tables are made. Below, the peaks of single electrons do not overlap
 # (error below 1e-8 nats); above, the Edgeworth expansion holds at every mean (error below 1e-5).
-_SIGMA_SMALL, _SIGMA_LARGE, _N_SIGMA = 0.07, 10.0, 96
+_SIGMA_SMALL, _SIGMA_LARGE, _N_SIGMA = 0.07, 10.0, 48
 
 
 class _Spline(NamedTuple):
@@ -69,19 +69,19 @@ def _edgeworth(y: Tensor, sigma: Tensor | float) -> Tensor:
 
 @functools.cache
 def _poisson_spline() -> _Spline:
-    """E[log N!], analytic in y."""
+    """E[log N!] - log Gamma(y + 1): analytic in y and at most half a nat."""
     y = _nodes()
     k = np.arange(0, 400.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         log_p = np.where((y[:, None] == 0) & (k == 0), 0.0, k * np.log(y[:, None]) - y[:, None] - gammaln(k + 1))
     log_p = np.where(np.isnan(log_p), -np.inf, log_p)
-    return _fit((np.exp(log_p) * gammaln(k + 1)).sum(axis=1))
+    return _fit((np.exp(log_p) * gammaln(k + 1)).sum(axis=1) - gammaln(y + 1))
 
 
 def poisson_entropy(mean: Tensor) -> Tensor:
     """Entropy of Poisson(mean) in nats: y - y log y + E[log N!], elementwise; NaN for a negative mean."""
     y = mean.clamp(0.0, _LARGEST)
-    small = y - torch.xlogy(y, y) + _interpolate(_poisson_spline(), y, 0)
+    small = y - torch.xlogy(y, y) + torch.lgamma(y + 1) + _interpolate(_poisson_spline(), y, 0)
     large_y = mean.clamp(min=_LARGEST)
     large = _edgeworth(large_y, 0.0) - 19 / (360 * large_y**3)
     value = torch.where(mean > _LARGEST, large, small)
@@ -106,7 +106,7 @@ def _quadrature_entropy(y: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def ripple(sigma: float) -> float:
-    """Integral of w log w over one electron, w the comb of Gaussians of width sigma: entropy lost to single electrons."""
+    """Integral of w log w over one electron, w a comb of Gaussians: entropy lost to single electrons."""
     x = np.linspace(0.0, 1.0, 513)[:-1]
     offsets = np.arange(-math.ceil(9 * sigma) - 1, math.ceil(9 * sigma) + 2)
     w = np.exp(-0.5 * ((x[:, None] - offsets) / sigma) ** 2).sum(axis=1) / (sigma * math.sqrt(2 * math.pi))

@@ -1,0 +1,263 @@
+"""Noise models: one list, every contract over it; entropies and their estimate from noisy data against truth."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import bitlens
+from bitlens import ops
+from bitlens.noise import (
+    GaussianNoise,
+    NoiseModel,
+    PoissonGaussianNoise,
+    PoissonNoise,
+    conditional_entropy,
+    conditional_entropy_per_sample,
+)
+
+MODELS: dict[str, NoiseModel] = {
+    "gaussian": GaussianNoise(1.7),
+    "poisson": PoissonNoise(),
+    "poisson_gaussian": PoissonGaussianNoise(gain=1.6, offset=12.0, read_std=2.4),
+    "quiet": PoissonGaussianNoise(gain=2.0, offset=-3.0, read_std=0.3),
+}
+MEANS = (0.0, 0.05, 0.7, 3.0, 20.0, 150.0)
+
+
+def support(noise: NoiseModel, mean: float) -> tuple[Tensor, float]:
+    """Measured values that carry all the probability, and the weight of each."""
+    if noise.discrete:
+        return torch.arange(0, mean + 14 * math.sqrt(mean) + 30, dtype=torch.float64), 1.0
+    y = torch.tensor(mean, dtype=torch.float64)
+    centre, spread = float(noise.expected(y)), math.sqrt(float(noise.variance(y)))
+    gain = float(getattr(noise, "gain", torch.tensor(1.0)))
+    step = min(spread, float(getattr(noise, "read_std", torch.tensor(spread)))) / 8
+    z = torch.arange(centre - 12 * spread - 6 * gain, centre + 12 * spread + 25 * gain, step, dtype=torch.float64)
+    return z, step
+
+
+@pytest.mark.parametrize("mean", MEANS)
+@pytest.mark.parametrize("name", MODELS)
+def test_probabilities_sum_to_one_and_have_the_stated_moments(name: str, mean: float) -> None:
+    noise = MODELS[name]
+    z, weight = support(noise, mean)
+    y = torch.tensor(mean, dtype=torch.float64)
+    p = torch.exp(noise.log_prob(z, y)) * weight
+    assert float(p.sum()) == pytest.approx(1.0, abs=1e-9)
+    assert float((p * z).sum()) == pytest.approx(float(noise.expected(y)), rel=1e-8, abs=1e-8)
+    variance = float((p * (z - noise.expected(y)) ** 2).sum())
+    assert variance == pytest.approx(float(noise.variance(y)), rel=1e-7, abs=1e-8)
+
+
+@pytest.mark.parametrize("mean", MEANS)
+@pytest.mark.parametrize("name", MODELS)
+def test_entropy_is_the_sum_over_the_distribution(name: str, mean: float) -> None:
+    noise = MODELS[name]
+    z, weight = support(noise, mean)
+    log_p = noise.log_prob(z, torch.tensor(mean, dtype=torch.float64))
+    p = torch.exp(log_p)
+    truth = -float((p * torch.where(p > 0, log_p, 0.0)).sum()) * weight
+    assert float(noise.entropy(torch.tensor(mean, dtype=torch.float64))) == pytest.approx(truth, abs=2e-6)
+
+
+@pytest.mark.parametrize("mean", MEANS)
+@pytest.mark.parametrize("name", MODELS)
+def test_samples_have_the_stated_moments(name: str, mean: float) -> None:
+    noise = MODELS[name]
+    y = torch.full((200_000,), mean, dtype=torch.float64)
+    z = noise.sample(y, generator=torch.Generator().manual_seed(4))
+    noise.check_measured(z)
+    expected, variance = noise.expected(y), noise.variance(y)
+    if float(variance[0]) == 0:
+        assert bool((z == 0).all())
+        return
+    standard = (z - expected) / torch.sqrt(variance)
+    assert abs(float(standard.mean())) < 5 / math.sqrt(z.numel())
+    fourth = float((standard**4).mean()) - 1
+    assert abs(float((standard**2).mean()) - 1) < 5 * math.sqrt(fourth / z.numel())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_same_seed_same_samples(name: str) -> None:
+    y = torch.linspace(0, 30, 500)
+    one, two, three = (MODELS[name].sample(y, generator=torch.Generator().manual_seed(s)) for s in (7, 7, 8))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, three)
+    assert one.dtype == y.dtype
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_entropy_derivative(name: str) -> None:
+    mean = torch.tensor([0.03, 0.4, 2.0, 7.7, 42.0, 99.5, 101.0, 5e3], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(MODELS[name].entropy(mean).sum() + 0 * mean.sum(), mean)
+    step = 1e-4 * mean.detach()
+    with torch.no_grad():
+        numerical = (MODELS[name].entropy(mean + step) - MODELS[name].entropy(mean - step)) / (2 * step)
+    torch.testing.assert_close(slope, numerical, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.12, 0.2, 0.31, 0.6, 1.0, 3.0, 9.0, 20.0])
+def test_entropy_of_a_real_sensor_by_quadrature(sigma: float) -> None:
+    """One read noise to 1e-5 nats, a map of them to 1e-4, from no light to where the expansion takes over."""
+    means = torch.tensor([0.0, 1e-4, 0.01, 0.3, 1.0, 4.0, 25.0, 98.0, 103.0, 1e3], dtype=torch.float64)
+    truth = []
+    for mean in means.tolist():
+        spread = math.sqrt(mean + sigma**2)
+        step = sigma / 9
+        z = torch.arange(mean - 10 * spread - 3, mean + 10 * spread + 15, step, dtype=torch.float64)
+        log_p = ops.poisson_gaussian_log_prob(z, mean, read_std=sigma)
+        truth.append(-float((torch.exp(log_p) * log_p.clamp(min=-700)).sum()) * step)
+    one = PoissonGaussianNoise(read_std=sigma).entropy(means)
+    per_pixel = PoissonGaussianNoise(read_std=torch.full((means.numel(),), sigma).double()).entropy(means)
+    exact = torch.tensor(truth, dtype=torch.float64)
+    assert float((one - exact).abs().max()) < 1e-5
+    assert float((per_pixel - exact).abs().max()) < 1e-4
+
+
+def test_poisson_entropy_by_summation() -> None:
+    for mean in (1e-6, 1e-3, 0.1, 1.0, 10.0, 99.0, 101.0, 2e3, 1e5, 1e6):
+        low = max(0, math.floor(mean - 12 * math.sqrt(mean) - 5))
+        k = torch.arange(low, mean + 12 * math.sqrt(mean) + 40, dtype=torch.float64)
+        log_p = k * math.log(mean) - mean - torch.lgamma(k + 1)
+        truth = -float((torch.exp(log_p) * log_p).sum())
+        value = float(PoissonNoise().entropy(torch.tensor(mean, dtype=torch.float64)))
+        assert value == pytest.approx(truth, abs=4e-6)
+
+
+def test_gain_and_read_noise_can_be_optimised() -> None:
+    """The entropy's derivative in gain and read noise agrees with finite differences."""
+    y = torch.linspace(0.5, 40, 9, dtype=torch.float64)
+    gain = nn.Parameter(torch.tensor(1.3, dtype=torch.float64))
+    read_std = nn.Parameter(torch.tensor(2.1, dtype=torch.float64))
+    noise = PoissonGaussianNoise(gain=gain, read_std=read_std)
+    assert {name for name, _ in noise.named_parameters()} == {"gain", "read_std"}
+    slopes = torch.autograd.grad(noise.entropy(y).sum(), [gain, read_std])
+
+    def total(g: float, s: float) -> float:
+        return float(PoissonGaussianNoise(gain=g, read_std=s).entropy(y).sum())
+
+    assert float(slopes[0]) == pytest.approx((total(1.3005, 2.1) - total(1.2995, 2.1)) / 1e-3, abs=1e-3)
+    assert float(slopes[1]) == pytest.approx((total(1.3, 2.1005) - total(1.3, 2.0995)) / 1e-3, abs=1e-3)
+
+
+def test_per_pixel_maps() -> None:
+    gain = torch.tensor([[1.0, 2.0], [0.5, 1.5]])
+    noise = PoissonGaussianNoise(gain=gain, offset=np.array([[0.0, 1.0], [2.0, 3.0]]), read_std=1.2)
+    mean = torch.full((3, 1, 2, 2), 8.0, dtype=torch.float64)
+    z = noise.sample(mean, generator=torch.Generator().manual_seed(0))
+    value = noise.log_prob(z, mean)
+    for row in range(2):
+        for column in range(2):
+            pixel = PoissonGaussianNoise(float(gain[row, column]), 2.0 * row + column, read_std=1.2)
+            torch.testing.assert_close(
+                value[..., row, column], pixel.log_prob(z[..., row, column], mean[..., row, column])
+            )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_score_features_are_all_pairs(name: str) -> None:
+    """Gaussian and Poisson: every log-likelihood exactly. Poisson-Gaussian: the surrogate they name."""
+    noise = MODELS[name]
+    generator = torch.Generator().manual_seed(1)
+    mean = 5 + 40 * torch.rand(6, 1, 3, 2, generator=generator, dtype=torch.float64)
+    measured = noise.sample(mean[:4], generator=generator)
+    features = noise.score_features(measured, mean)
+    scores = features.query @ features.key.T + features.query_bias[:, None] + features.key_bias
+    pairs_z, pairs_y = measured[:, None], mean[None]
+    if features.exact:
+        truth = noise.log_prob(pairs_z, pairs_y)
+    else:
+        variance = noise.variance(pairs_y)
+        truth = -0.5 * ((pairs_z - noise.expected(pairs_y)) ** 2 / variance + torch.log(2 * math.pi * variance))
+    assert features.exact == (name in ("gaussian", "poisson"))
+    torch.testing.assert_close(scores, truth.flatten(2).sum(-1), rtol=1e-10, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "limits"),
+    # (mean >= 5, mean >= 0.1, below) in nats per pixel: what the fitted functions reach, with a fifth to spare.
+    [
+        (0.0, (0.0015, 0.025, 0.08)),
+        (0.2, (0.0015, 0.025, 0.08)),
+        (0.5, (0.0005, 0.01, 0.02)),
+        (1.0, (0.0003, 0.003, 0.003)),
+        (3.0, (0.0003, 0.0015, 0.001)),
+        (8.0, (0.0003, 0.0005, 0.0005)),
+    ],
+)
+def test_conditional_entropy_function_is_almost_unbiased(sigma: float, limits: tuple[float, float, float]) -> None:
+    """Expectation of g over the exact distribution against the exact entropy, and a spread that stays useful."""
+    means = torch.tensor([0.005, 0.02, 0.06, 0.1, 0.3, 0.5, 1, 2, 5, 8, 15, 30, 41, 60, 100, 400], dtype=torch.float64)
+    step = 1.0 if sigma == 0 else min(sigma, 1.0) / 8
+    z = torch.arange(0 if sigma == 0 else -9 * sigma, 650, step, dtype=torch.float64)
+    noise: NoiseModel = PoissonNoise() if sigma == 0 else PoissonGaussianNoise(read_std=sigma)
+    g = conditional_entropy_per_sample(noise, z[:, None])
+    p = torch.exp(noise.log_prob(z, means[:, None])) * step
+    bias = ((p * g).sum(1) - noise.entropy(means)).abs()
+    spread = torch.sqrt((p * g**2).sum(1) - (p * g).sum(1) ** 2)
+    assert float(bias[means >= 5].max()) < limits[0]
+    assert float(bias[means >= 0.1].max()) < limits[1]
+    assert float(bias.max()) < limits[2]
+    assert float(spread.max()) < 2.6
+
+
+def test_conditional_entropy_of_images() -> None:
+    """From noisy images alone within 5 standard errors and a small bias of the exact value, maps included."""
+    generator = torch.Generator().manual_seed(3)
+    mean = 2 + 30 * torch.rand(3000, 1, 4, 4, generator=generator, dtype=torch.float64)
+    read_map = 1.0 + torch.rand(4, 4, generator=generator, dtype=torch.float64)
+    for noise in (
+        PoissonNoise(),
+        PoissonGaussianNoise(1.4, 5.0, read_std=2.0),
+        PoissonGaussianNoise(read_std=read_map),
+    ):
+        measured = noise.sample(mean, generator=generator)
+        estimate = conditional_entropy(noise, measured)
+        truth = conditional_entropy(noise, measured, mean=mean)
+        assert truth.nats_per_pixel == pytest.approx(float(noise.entropy(mean).mean()), abs=1e-12)
+        assert abs(estimate.nats_per_pixel - truth.nats_per_pixel) < 5 * estimate.stderr + 5e-4
+
+
+def test_conditional_entropy_of_gaussian_noise_is_exact() -> None:
+    estimate = conditional_entropy(GaussianNoise(2.0), np.zeros((3, 4, 4)))
+    assert estimate.nats_per_pixel == pytest.approx(0.5 * math.log(2 * math.pi * math.e * 4.0), abs=1e-12)
+    assert estimate.stderr == 0.0
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: GaussianNoise(0.0), ValueError, ("std", "above 0", "0")),
+        (lambda: GaussianNoise("1"), TypeError, ("std", "number", "str")),
+        (lambda: PoissonGaussianNoise(gain=-1.0, read_std=1.0), ValueError, ("gain", "above 0", "-1")),
+        (lambda: PoissonGaussianNoise(read_std=0.0), ValueError, ("read_std", "above 0")),
+        (lambda: PoissonGaussianNoise(offset=math.nan, read_std=1.0), ValueError, ("offset", "finite")),
+        (lambda: PoissonGaussianNoise(gain=np.zeros(0), read_std=1.0), ValueError, ("gain", "(0,)")),
+        (lambda: conditional_entropy(PoissonNoise(), np.zeros((1, 2, 2))), ValueError, ("measured", "2 images")),
+        (lambda: conditional_entropy(PoissonNoise(), np.zeros((0, 2))), ValueError, ("measured", "(0, 2)")),
+        (
+            lambda: conditional_entropy(PoissonNoise(), np.zeros((3, 2)), mean=np.zeros((3, 1))),
+            ValueError,
+            ("mean", "(3, 2)", "(3, 1)"),
+        ),
+        (lambda: PoissonNoise().check_measured(torch.tensor([0.5])), ValueError, ("measured", "whole")),
+        (lambda: PoissonNoise().check_measured(torch.tensor([-1.0])), ValueError, ("measured", "-1")),
+        (lambda: PoissonNoise().check_mean(torch.tensor([-1.0])), ValueError, ("mean", "-1")),
+        (lambda: GaussianNoise(1.0).check_measured(torch.tensor([math.nan])), ValueError, ("measured", "NaN")),
+    ],
+)
+def test_wrong_arguments(make, error: type[Exception], words: tuple[str, ...]) -> None:
+    with pytest.raises(error) as caught:
+        make()
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_public_names() -> None:
+    assert bitlens.PoissonGaussianNoise is PoissonGaussianNoise
+    assert bitlens.GaussianNoise is GaussianNoise
