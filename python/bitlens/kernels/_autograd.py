@@ -53,7 +53,9 @@ def apply(rule: Rule, tensors: MaybeTensors, options: tuple[Any, ...]) -> Tensor
     """Run a kernel through the route that the present torch mode needs; always a tuple of outputs."""
     routes = rule._routes or _build_routes(rule)
     present = [tensor for tensor in tensors if tensor is not None]
-    if torch.compiler.is_compiling() or any(type(t) not in (Tensor, torch.nn.Parameter) for t in present):
+    if present[0].device.type == "meta":
+        result: Any = rule.fake(tensors, options)
+    elif torch.compiler.is_compiling() or any(type(t) not in (Tensor, torch.nn.Parameter) for t in present):
         result = routes["operator"](*tensors, *options)
     elif torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
         result = routes["functional"].apply(*tensors, *options)

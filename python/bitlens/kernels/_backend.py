@@ -78,8 +78,8 @@ def select(kernel: str, device: torch.device, implemented: tuple[str, ...]) -> s
         return forced
     installed = {
         "cuda": device.type == "cuda" and _compiled.has_cuda(),
-        "cpu": device.type == "cpu" and _compiled.has_cpu(),
-        "numba": device.type == "cpu",
+        "cpu": device.type in ("cpu", "meta") and _compiled.has_cpu(),
+        "numba": device.type in ("cpu", "meta"),
         "reference": True,
     }
     return next(name for name in BACKENDS if installed[name] and name in implemented)

@@ -1,0 +1,33 @@
+# Each target does its own set-up: a virtual environment in .venv with the package and what the target needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find csrc tests/cuda_on_cpu -type f) CMakeLists.txt pyproject.toml constraints.txt
+OUT ?= demo_report
+
+.PHONY: demo test bench lint clean
+
+demo: $(VENV)/installed
+	$(BIN)/bitlens demo --out $(OUT) $(DEMO_FLAGS)
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/installed
+	cd benchmarks && ../$(BIN)/asv machine --yes && ../$(BIN)/asv run --python=same --quick --show-stderr
+
+# Editable, without build isolation: a change of a C++ file rebuilds only what depends on it.
+$(VENV)/installed: $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt "scikit-build-core>=0.11" "pybind11>=3.0" "cmake>=3.22" ninja
+	BITLENS_TEST_MODULES=ON $(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build demo_report benchmarks/.asv

@@ -1,0 +1,93 @@
+"""Kernels: time forward, and forward with backward, with the backend as the first axis."""
+
+from __future__ import annotations
+
+import abc
+
+import torch
+
+from bitlens import ops
+
+BACKENDS = ["cuda", "cpu", "numba", "reference"]
+
+
+class Kernel(abc.ABC):
+    """One kernel on one backend at one size; abstract, so that asv collects only the kernels."""
+
+    param_names = ("backend", "size")
+    timeout = 300
+
+    @abc.abstractmethod
+    def make(self, size: object, device: str) -> None:
+        """Set the inputs."""
+
+    @abc.abstractmethod
+    def call(self) -> torch.Tensor:
+        """Run the kernel and reduce its outputs to one number."""
+
+    def setup(self, backend: str, size: object) -> None:
+        if backend not in ops.available_backends():
+            raise NotImplementedError(f"{backend} is not available here")  # asv's way to skip
+        torch.manual_seed(0)
+        self.leaves: list[torch.Tensor] = []
+        self.make(size, "cuda" if backend == "cuda" else "cpu")
+        self.time_forward(backend, size)
+
+    def time_forward(self, backend: str, size: object) -> None:
+        with ops.use_backend(backend), torch.no_grad():
+            self.call()
+        self.finish(backend)
+
+    def time_forward_backward(self, backend: str, size: object) -> None:
+        with ops.use_backend(backend):
+            torch.autograd.grad(self.call(), self.leaves)
+        self.finish(backend)
+
+    @staticmethod
+    def finish(backend: str) -> None:
+        if backend == "cuda":
+            torch.cuda.synchronize()
+
+
+class PoissonGaussianLogProb(Kernel):
+    """A stack of camera frames, `size` pixels in all."""
+
+    params = (BACKENDS, [10_000, 200_000])
+
+    def make(self, size: int, device: str) -> None:
+        self.mean = (100 * torch.rand(size, device=device)).requires_grad_()
+        self.measured = 2 * torch.poisson(self.mean.detach()) + 100 + 3 * torch.randn(size, device=device)
+        self.leaves = [self.mean]
+
+    def call(self) -> torch.Tensor:
+        return ops.poisson_gaussian_log_prob(self.measured, self.mean, gain=2.0, offset=100.0, read_std=3.0).sum()
+
+
+class PsfConvolve(Kernel):
+    """A batch of square images with one PSF: (batch, side, PSF side)."""
+
+    params = (BACKENDS, [(64, 32, 15), (8, 128, 31)])
+
+    def make(self, size: tuple[int, int, int], device: str) -> None:
+        batch, side, psf_side = size
+        self.image = torch.rand(batch, side, side, device=device, requires_grad=True)
+        self.psf = torch.rand(psf_side, psf_side, device=device, requires_grad=True)
+        self.leaves = [self.image, self.psf]
+
+    def call(self) -> torch.Tensor:
+        return ops.psf_convolve(self.image, self.psf).sum()
+
+
+class InfoNCEScores(Kernel):
+    """Symmetric contrastive loss: (rows, features)."""
+
+    params = (BACKENDS, [(512, 64), (2048, 64)])
+
+    def make(self, size: tuple[int, int], device: str) -> None:
+        self.query = torch.randn(size, device=device, requires_grad=True)
+        self.key = torch.randn(size, device=device, requires_grad=True)
+        self.leaves = [self.query, self.key]
+
+    def call(self) -> torch.Tensor:
+        scores = ops.infonce_scores(self.query, self.key, scale=0.1)
+        return (scores.row_logsumexp + scores.column_logsumexp - 2 * scores.positive).mean()
