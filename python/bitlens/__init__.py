@@ -16,6 +16,9 @@ _PUBLIC = {
     "estimate_information": "bitlens.estimators",
     "DesignResult": "bitlens.design",
     "optimize_design": "bitlens.design",
+    "EntropyEstimate": "bitlens.noise",
+    "conditional_entropy": "bitlens.noise",
+    "datasets": "bitlens.datasets",
     "densities": "bitlens.densities",
     "design": "bitlens.design",
     "encoders": "bitlens.encoders",
@@ -29,10 +32,10 @@ _PUBLIC = {
 __all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604
 
 if TYPE_CHECKING:
-    from bitlens import densities, design, encoders, estimators, noise, ops, plots, systems
+    from bitlens import datasets, densities, design, encoders, estimators, noise, ops, plots, systems
     from bitlens.design import DesignResult, optimize_design
     from bitlens.estimators import InformationEstimate, estimate_information
-    from bitlens.noise import GaussianNoise, PoissonGaussianNoise, PoissonNoise
+    from bitlens.noise import EntropyEstimate, GaussianNoise, PoissonGaussianNoise, PoissonNoise, conditional_entropy
 
 
 def __getattr__(name: str) -> Any:
