@@ -29,7 +29,7 @@ _PUBLIC = {
     "systems": "bitlens.systems",
 }
 
-__all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_PUBLIC)]
 
 if TYPE_CHECKING:
     from bitlens import datasets, densities, design, encoders, estimators, noise, ops, plots, systems
