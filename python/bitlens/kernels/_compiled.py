@@ -97,3 +97,88 @@ def poisson_gaussian_log_prob(
         handle(backend, first.device, threads),
     )
     return outputs
+
+
+def infonce_scores_forward(
+    backend: str, inputs: Sequence[Tensor | None], batch: torch.Size, threads: int
+) -> tuple[Tensor, ...]:
+    """The four outputs of infonce_scores; `inputs` are query, key, positive, scale and the two biases."""
+    query, key = _matrix(inputs[0], batch), _matrix(inputs[1], batch)
+    small = [_flat(tensor, batch, rank) for tensor, rank in zip(inputs[2:], (1, 0, 1, 1), strict=True)]
+    (queries, features), keys = query.shape[-2:], key.shape[-2]
+    outputs = tuple(query.new_empty((*batch, length)) for length in (queries, queries, queries, keys))
+    workspace = _infonce_workspace(backend, query, batch, keys, (False, False, False))
+    suffix = "float" if query.dtype == torch.float32 else "double"
+    run = getattr(module(backend), f"infonce_scores_forward_{suffix}")
+    run(
+        query.shape[:-2],
+        queries,
+        keys,
+        features,
+        [query.stride(), key.stride()],
+        [address(tensor) for tensor in (query, key, *small)],
+        [tensor.data_ptr() for tensor in outputs],
+        workspace.data_ptr(),
+        handle(backend, query.device, threads),
+    )
+    return outputs
+
+
+def infonce_scores_backward(
+    backend: str,
+    inputs: Sequence[Tensor | None],
+    saved: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
+    wanted: Sequence[bool],
+    batch: torch.Size,
+    threads: int,
+) -> list[Tensor | None]:
+    """Gradients in query, key, scale and the two biases, at the broadcast batch shape; None where not wanted."""
+    query, key = _matrix(inputs[0], batch), _matrix(inputs[1], batch)
+    small = [_flat(tensor, batch, rank) for tensor, rank in zip(inputs[2:], (1, 0, 1, 1), strict=True)]
+    (queries, features), keys = query.shape[-2:], key.shape[-2]
+    shapes = ((queries, features), (keys, features), (), (queries,), (keys,))
+    outputs = [query.new_empty((*batch, *shape)) if want else None for shape, want in zip(shapes, wanted, strict=True)]
+    kept = [_flat(tensor, batch, 1) for tensor in (*saved, *grads)]
+    workspace = _infonce_workspace(backend, query, batch, keys, (True, wanted[0], wanted[1]))
+    suffix = "float" if query.dtype == torch.float32 else "double"
+    run = getattr(module(backend), f"infonce_scores_backward_{suffix}")
+    run(
+        query.shape[:-2],
+        queries,
+        keys,
+        features,
+        [query.stride(), key.stride()],
+        [address(tensor) for tensor in (query, key, *small)],
+        [address(tensor) for tensor in kept[:3]],
+        [address(tensor) for tensor in kept[3:]],
+        [address(tensor) for tensor in outputs],
+        workspace.data_ptr(),
+        handle(backend, query.device, threads),
+    )
+    return outputs
+
+
+def _matrix(tensor: Tensor | None, batch: torch.Size) -> Tensor:
+    """A matrix operand with the batch axes in front, without a copy but for more axes than the kernels walk."""
+    assert tensor is not None
+    expanded = tensor.expand(*batch, *tensor.shape[-2:])
+    return expanded.reshape(-1, *tensor.shape[-2:]) if len(batch) > 12 else expanded
+
+
+def _flat(tensor: Tensor | None, batch: torch.Size, rank: int) -> Tensor | None:
+    """A small operand at the full batch shape, contiguous; `rank` axes follow the batch axes."""
+    if tensor is None:
+        return None
+    return tensor.expand((*batch, *tensor.shape[tensor.ndim - rank :])).contiguous()
+
+
+def _infonce_workspace(
+    backend: str, query: Tensor, batch: torch.Size, keys: int, kind: tuple[bool, bool, bool]
+) -> Tensor:
+    """Work space of a pass; `kind` says whether it is backward, and with gradients in queries and keys."""
+    queries, features = query.shape[-2:]
+    size = module(backend).infonce_scores_workspace_bytes(
+        batch.numel(), queries, keys, features, query.element_size(), *kind
+    )
+    return torch.empty(size, dtype=torch.uint8, device=query.device)

@@ -15,19 +15,37 @@ def infonce_scores(
     key_bias: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """S_ij = scale q_i . k_j + query_bias_i + key_bias_j; its positives and log-sum-exps by row and column."""
+    query, key, scale = _finite_or_nan(query), _finite_or_nan(key), _finite_or_nan(scale)
     scores = scale[..., None, None] * (query @ key.mT)
     if query_bias is not None:
-        scores = scores + query_bias[..., :, None]
+        scores = scores + _bias_or_nan(query_bias)[..., :, None]
     if key_bias is not None:
-        scores = scores + key_bias[..., None, :]
+        scores = scores + _bias_or_nan(key_bias)[..., None, :]
     if positive is None:
         positive = torch.arange(scores.shape[-2], device=scores.device)
+    scores = scores.expand(torch.broadcast_shapes(scores.shape, (*positive.shape, 1)))
     index = positive.expand(scores.shape[:-1]).unsqueeze(-1)
-    is_positive = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device).scatter(-1, index, True)
-    negatives = scores.masked_fill(is_positive, -torch.inf)
+    is_positive = torch.arange(scores.shape[-1], device=scores.device) == index
     return (
         scores.gather(-1, index).squeeze(-1),
-        torch.logsumexp(scores, dim=-1),
-        torch.logsumexp(negatives, dim=-1),
-        torch.logsumexp(scores, dim=-2),
+        _logsumexp(scores, -1),
+        _logsumexp(scores.masked_fill(is_positive, -torch.inf), -1),
+        _logsumexp(scores, -2),
     )
+
+
+def _finite_or_nan(value: Tensor) -> Tensor:
+    """An infinite input is undefined, whatever sign its products would get."""
+    return value.masked_fill(value.isinf(), torch.nan)
+
+
+def _bias_or_nan(value: Tensor) -> Tensor:
+    """A bias of -inf masks its row or column; +inf is undefined."""
+    return value.masked_fill(value == torch.inf, torch.nan)
+
+
+def _logsumexp(scores: Tensor, dim: int) -> Tensor:
+    """-inf with zero gradient where every score is -inf (torch.logsumexp has gradient NaN there)."""
+    empty = (scores == -torch.inf).all(dim=dim, keepdim=True)
+    total = torch.logsumexp(scores.masked_fill(empty, 0.0), dim=dim)
+    return total.masked_fill(empty.squeeze(dim), -torch.inf)

@@ -1,0 +1,135 @@
+// Products of small matrices held in registers: the one place where a tile of scores and its gradients are multiplied.
+#pragma once
+
+#include <stdint.h>
+
+#include "../../common/simd.h"
+
+namespace bitlens {
+namespace BITLENS_ISA {
+namespace infonce {
+
+// Rows of the register block; with two vectors a row the accumulators fill the register file but for the operands.
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64, kRegisterRows = 8;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32, kRegisterRows = 6;
+#else
+constexpr int kVectorBytes = 16, kRegisterRows = 4;
+#endif
+// Queries and keys of a tile: a multiple of every register block and of every pack.
+constexpr int64_t kTile = 96;
+// Products that are added up in the precision of the inputs before they join a sum in double.
+constexpr int64_t kDepth = 128;
+
+template <class T>
+struct Lanes;
+template <>
+struct Lanes<float> {
+  typedef float Vector __attribute__((vector_size(kVectorBytes), aligned(4)));
+  typedef float Narrow __attribute__((vector_size(4 * BITLENS_PACK_WIDTH), aligned(4)));
+  static constexpr int width = kVectorBytes / 4;
+};
+template <>
+struct Lanes<double> {
+  typedef double Vector __attribute__((vector_size(kVectorBytes), aligned(8)));
+  typedef double Narrow __attribute__((vector_size(8 * BITLENS_PACK_WIDTH), aligned(8)));
+  static constexpr int width = kVectorBytes / 8;
+};
+
+template <class T>
+BITLENS_FUNCTION Pack load(const T* source) {
+  return __builtin_convertvector(*(const typename Lanes<T>::Narrow*)source, Pack);
+}
+
+template <class T>
+BITLENS_FUNCTION void store(T* target, Pack value) {
+  *(typename Lanes<T>::Narrow*)target = __builtin_convertvector(value, typename Lanes<T>::Narrow);
+}
+
+BITLENS_FUNCTION int64_t round_up(int64_t count, int64_t step) { return (count + step - 1) / step * step; }
+
+// sums[r][v] = sum over k of a[r a_row + k a_step] b[k b_step + v-th vector], in the order of k.
+template <int Vectors, class T>
+BITLENS_FUNCTION void multiply(typename Lanes<T>::Vector (&sums)[kRegisterRows][Vectors], int64_t depth, const T* a,
+                               int64_t a_row, int64_t a_step, const T* b, int64_t b_step) {
+  using Vector = typename Lanes<T>::Vector;
+  for (int r = 0; r < kRegisterRows; ++r) {
+    for (int v = 0; v < Vectors; ++v) sums[r][v] = Vector{};
+  }
+  for (int64_t k = 0; k < depth; ++k) {
+    Vector right[Vectors];
+    for (int v = 0; v < Vectors; ++v) right[v] = *(const Vector*)(b + k * b_step + v * Lanes<T>::width);
+    for (int r = 0; r < kRegisterRows; ++r) {
+      const T left = a[r * a_row + k * a_step];
+      for (int v = 0; v < Vectors; ++v) sums[r][v] += left * right[v];
+    }
+  }
+}
+
+// Columns of a panel of transposed keys: panel p holds keys p * width .. as [d][width].
+template <class T>
+BITLENS_FUNCTION constexpr int64_t panel_width() {
+  return 2 * Lanes<T>::width;
+}
+
+// dots[i * kTile + j] = queries[i] . keys[j] for a tile; `partial` is work space of the same shape.
+template <class T>
+BITLENS_FUNCTION void tile_dots(double* dots, T* partial, const T* queries, int64_t query_step, const T* panels,
+                                int64_t features, int64_t rows, int64_t columns) {
+  constexpr int64_t width = panel_width<T>();
+  const int64_t padded_columns = round_up(columns, BITLENS_PACK_WIDTH);
+  int64_t done = 0;
+  do {
+    const int64_t depth = features - done < kDepth ? features - done : kDepth;
+    for (int64_t j = 0; j < columns; j += width) {
+      for (int64_t i = 0; i < rows; i += kRegisterRows) {
+        typename Lanes<T>::Vector sums[kRegisterRows][2];
+        multiply<2>(sums, depth, queries + i * query_step + done, query_step, int64_t{1},
+                    panels + j * features + done * width, width);
+        for (int r = 0; r < kRegisterRows; ++r) {
+          for (int v = 0; v < 2; ++v) {
+            *(typename Lanes<T>::Vector*)(partial + (i + r) * kTile + j + v * Lanes<T>::width) = sums[r][v];
+          }
+        }
+      }
+    }
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t j = i * kTile; j < i * kTile + padded_columns; j += BITLENS_PACK_WIDTH) {
+        const Pack part = load(partial + j);
+        store(dots + j, done == 0 ? part : load(dots + j) + part);
+      }
+    }
+    done += depth;
+  } while (done < features);
+}
+
+template <int Vectors, class T>
+BITLENS_FUNCTION void add_product_panel(T* target, int64_t target_step, int64_t rows, int64_t depth, const T* a,
+                                        int64_t a_row, int64_t a_step, const T* b, int64_t b_step) {
+  for (int64_t i = 0; i < rows; i += kRegisterRows) {
+    typename Lanes<T>::Vector sums[kRegisterRows][Vectors];
+    multiply<Vectors>(sums, depth, a + i * a_row, a_row, a_step, b, b_step);
+    for (int r = 0; r < kRegisterRows; ++r) {
+      for (int v = 0; v < Vectors; ++v) {
+        *(typename Lanes<T>::Vector*)(target + (i + r) * target_step + v * Lanes<T>::width) += sums[r][v];
+      }
+    }
+  }
+}
+
+// target[i][c] += sum over k of a[i a_row + k a_step] b[k][c]; c < columns, whole vectors; rows are rounded up.
+template <class T>
+BITLENS_FUNCTION void add_product(T* target, const T* b, int64_t step, int64_t rows, int64_t columns, int64_t depth,
+                                  const T* a, int64_t a_row, int64_t a_step) {
+  constexpr int64_t width = Lanes<T>::width;
+  int64_t c = 0;
+  for (; c + 2 * width <= columns; c += 2 * width) {
+    add_product_panel<2>(target + c, step, rows, depth, a, a_row, a_step, b + c, step);
+  }
+  if (c < columns) add_product_panel<1>(target + c, step, rows, depth, a, a_row, a_step, b + c, step);
+}
+
+}  // namespace infonce
+}  // namespace BITLENS_ISA
+}  // namespace bitlens
