@@ -11,11 +11,7 @@ def psf_convolve(image: Tensor, psf: Tensor, mode: str, boundary: str) -> Tensor
     (height, width), (h, w) = image.shape[-2:], psf.shape[-2:]
     if boundary == "circular":
         shape = (height, width)
-        rows = -(-h // height) * height - h
-        columns = -(-w // width) * width - w
-        folded = torch.nn.functional.pad(psf, (0, columns, 0, rows))
-        folded = folded.unflatten(-1, (-1, width)).unflatten(-3, (-1, height)).sum(dim=(-4, -2))
-        kernel = torch.roll(folded, (-(h // 2), -(w // 2)), dims=(-2, -1))
+        kernel = torch.roll(fold(psf, height, width), (-(h // 2), -(w // 2)), dims=(-2, -1))
         spectrum = torch.fft.rfft2(image) * torch.fft.rfft2(kernel)
         return torch.fft.irfft2(spectrum, s=shape)
     shape = (height + h - 1, width + w - 1)
@@ -25,6 +21,13 @@ def psf_convolve(image: Tensor, psf: Tensor, mode: str, boundary: str) -> Tensor
     if mode == "same":
         return full[..., h // 2 : h // 2 + height, w // 2 : w // 2 + width]
     return full[..., h - 1 : height, w - 1 : width]
+
+
+def fold(psf: Tensor, height: int, width: int) -> Tensor:
+    """(..., height, width): the sum of all entries of `psf` whose indices agree modulo (height, width)."""
+    h, w = psf.shape[-2:]
+    padded = torch.nn.functional.pad(psf, (0, -w % width, 0, -h % height))
+    return padded.unflatten(-1, (-1, width)).unflatten(-3, (-1, height)).sum(dim=(-4, -2))
 
 
 def fourier_filter(field: Tensor, transfer: Tensor, centered: bool) -> Tensor:

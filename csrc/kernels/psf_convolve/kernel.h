@@ -1,0 +1,62 @@
+// Arguments and entry points of psf_convolve, fourier_filter and the cross-spectrum (the filter's gradient in its transfer function).
+#pragma once
+
+#include <cstdint>
+
+#include "../../common/broadcast.h"
+
+namespace bitlens {
+namespace psf_convolve {
+
+enum class Kind : int {
+  convolve,       // real; out[r] = sum of first[i] second[j] over i + j = r + start (modulo period), on both axes
+  filter,         // complex; ifft2(fft2(first) * second)
+  cross_spectrum  // complex; fft2(first) * conj(fft2(second)) / (rows * columns)
+};
+
+// Which part of a convolution along one axis is wanted; not used by the complex kinds.
+struct Window {
+  std::int64_t start;   // index in the full convolution of the first output; may be negative
+  std::int64_t count;   // outputs, at most `period` where there is one
+  std::int64_t period;  // 0: zeros outside. Otherwise indices count modulo it, and no operand is longer.
+};
+
+template <class T>
+struct Operand {
+  const T* data;            // [batch through layout.strides][rows][columns], columns adjacent; complex interleaved
+  std::int64_t rows, columns;
+  std::int64_t row_stride;  // in elements of T, as are the strides of the layout
+};
+
+template <class T>
+struct Arguments {
+  Kind kind;
+  Broadcast<2> batch;
+  Operand<T> first, second;
+  Window row, column;
+  T* output;  // [batch][rows][columns], contiguous; complex interleaved for the complex kinds
+};
+
+constexpr int kMaxStages = 64;
+
+// Tables of one transform length; pointers into memory that a plan owns.
+template <class Scalar>
+struct Transform {
+  std::int64_t size;             // points
+  std::int64_t inner;            // product of the radices: size, or Bluestein's padded length
+  int stages;
+  int radix[kMaxStages];         // first stage of `split` first
+  const Scalar* twiddles;        // per stage [step][radix - 1] complex, exp(-2 pi i j q / length)
+  const std::int64_t* frequency; // [size] at each position
+  const std::int64_t* position;  // [size] of each frequency
+  const Scalar* chirp;           // [size] complex, exp(-pi i k^2 / size); null unless Bluestein
+  const Scalar* chirp_spectrum;  // [inner] complex, divided by inner, in the order that `split` leaves
+};
+
+namespace cpu {
+void evaluate(const Arguments<float>& arguments, int threads);
+void evaluate(const Arguments<double>& arguments, int threads);
+}  // namespace cpu
+
+}  // namespace psf_convolve
+}  // namespace bitlens
