@@ -168,9 +168,9 @@ def _convolve_backward(
     for index, (like, other) in enumerate((tensors, tensors[::-1])):
         if grads[0] is None or not needs[index]:
             continue
-        window = (
-            (other.shape[-2] - 1 - row_start, like.shape[-2], row_period, other.shape[-1] - 1 - column_start, like.shape[-1], column_period, backend)
-        )
+        row = (other.shape[-2] - 1 - row_start, like.shape[-2], row_period)
+        column = (other.shape[-1] - 1 - column_start, like.shape[-1], column_period)
+        window = (*row, *column, backend)
         result[index] = _backend.sum_to_shape(_convolve(grads[0], other.flip(-2, -1), window), like.shape)
     return tuple(result)
 
@@ -179,11 +179,13 @@ def _convolve_jvp(tensors: Any, tangents: Any, outputs: Any, options: Any) -> tu
     return _bilinear_jvp(lambda a, b: _convolve(a, b, options), tensors, tangents, outputs[0])
 
 
+_WINDOW = tuple((f"{axis}_{part}", "SymInt") for axis in ("row", "column") for part in ("start", "count", "period"))
+
 _CONVOLVE = _autograd.register(
     _autograd.Rule(
         name="psf_convolve",
         arguments=("first", "second"),
-        options=(*tuple((f"{axis}_{field}", "SymInt") for axis in ("row", "column") for field in ("start", "count", "period")), ("backend", "str")),
+        options=(*_WINDOW, ("backend", "str")),
         core_dims=(2, 2),
         n_outputs=1,
         forward=_convolve_forward,
