@@ -1,0 +1,55 @@
+"""What every model of the density of a measurement offers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+class Density(ABC):
+    """A model q(z) of the density of one measurement z; immutable, fitting makes a new one.
+
+    Measurements are (n, ...), one image of any shape per row; log densities are nats per image.
+    A fitted density also says what its finite sample costs (`held_out_bias_nats`: the expected excess of its
+    held-out cross-entropy over the entropy, when the data follow the model) and whether its fit converged.
+    """
+
+    held_out_bias_nats: float
+    converged: bool
+
+    @abstractmethod
+    def fit(self, measured: Tensor) -> Self:
+        """A new density fitted to `measured`, (n, ...)."""
+
+    @abstractmethod
+    def log_prob(self, measured: Tensor) -> Tensor:
+        """log q(z) of each image of `measured`, (n, ...) -> (n,) float64, nats."""
+
+    @abstractmethod
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """n images drawn from q, (n, ...) float64."""
+
+
+def as_images(measured: object, image_shape: torch.Size | None = None, minimum_samples: int = 1) -> Tensor:
+    """`measured` as a float64 tensor (n, ...), checked against the shape of one image.
+
+    Raises:
+        TypeError: complex values.
+        ValueError: no image axis, no pixels, too few images, another image shape, NaN or infinity.
+    """
+    images = torch.as_tensor(measured).detach()
+    if images.is_complex():
+        raise TypeError(f"measured: need real values, got {images.dtype}")
+    images = images.to(torch.float64)
+    if images.ndim < 2 or images[0:1].numel() == 0:
+        raise ValueError(f"measured: need shape (n, ...) with n >= 1 and pixels, got {tuple(images.shape)}")
+    if image_shape is not None and images.shape[1:] != image_shape:
+        raise ValueError(f"measured: need images of shape {tuple(image_shape)}, got {tuple(images.shape[1:])}")
+    if images.shape[0] < minimum_samples:
+        raise ValueError(f"measured: need at least {minimum_samples} images to fit, got {images.shape[0]}")
+    if not bool(torch.isfinite(images).all()):
+        raise ValueError("measured: need finite values, got NaN or infinity")
+    return images

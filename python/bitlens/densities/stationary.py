@@ -1,0 +1,173 @@
+"""Gaussian whose covariance depends on the displacement between two pixels only."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Self, final
+
+import torch
+from torch import Tensor
+
+from bitlens.densities.base import Density, as_images
+from bitlens.densities.gaussian import gaussian_log_prob, whiten
+
+# Kept above the rounding of a float64 Cholesky factor: a spectrum may fall to this fraction of its mean.
+_SPECTRUM_FLOOR = 1e-10
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class StationaryGaussianDensity(Density):
+    """q(z) = N(z; mean, C), C[(a, p), (b, q)] = c_ab(p - q): exact likelihood of a block, free mean image.
+
+    `StationaryGaussianDensity().fit(measured)` is the fitted density; measured is (n, [channel,] row,
+    column). Maximum likelihood over non-negative spectra on a torus of twice the size, so C is positive
+    definite by construction and needs no repair; only c_ab(d) = c_ba(-d) is imposed, all four quadrants are
+    free. `held_out_bias_nats` = parameters / (2 n), the leading order for data that follow the model.
+
+    Reference: Miller and Snyder 1987, doi:10.1109/PROC.1987.13825 (likelihood through a periodic extension).
+    """
+
+    max_iterations: int = 300
+    tolerance_nats_per_pixel: float = 5e-5
+    mean: Tensor | None = field(default=None, repr=False)
+    cholesky: Tensor | None = field(default=None, repr=False)
+    spectrum: Tensor | None = field(default=None, repr=False)
+    n_samples: int = 0
+    n_iterations: int = 0
+    held_out_bias_nats: float = math.nan
+    converged: bool = False
+
+    def fit(self, measured: Tensor) -> Self:
+        """The stationary Gaussian of largest likelihood for `measured`, (n, [channel,] row, column).
+
+        The iteration P <- X P^-1 X, X A X = P B P, with A and B the spectra of C^-1 and C^-1 S C^-1 (for one
+        channel P <- P B / A), stops when ten more would gain less than about `tolerance_nats_per_pixel`.
+        A density that is fitted already starts from its own spectrum.
+
+        Raises:
+            ValueError: fewer than 4 images, no two image axes, NaN or infinity, or images without variation.
+        """
+        images = as_images(measured, minimum_samples=4)
+        if images.ndim not in (3, 4):
+            raise ValueError(f"measured: need shape (n, [channel,] row, column), got {tuple(images.shape)}")
+        image_shape = images.shape[1:]
+        n_samples = images.shape[0]
+        mean = images.mean(0)
+        deviation = (images - mean).flatten(1)
+        sample_covariance = deviation.mT @ deviation / (n_samples - 1)
+        if not bool((sample_covariance.diagonal() > 0.0).any()):
+            raise ValueError("measured: need images that vary, got constant ones")
+
+        torus = _Torus(image_shape, images.device)
+        spectrum = self.spectrum
+        if spectrum is None or spectrum.shape != torus.spectrum_shape:
+            # The periodogram, averaged over images: non-negative, and near the answer where leakage is small.
+            spectrum = torus.adjoint(sample_covariance) / torus.pixels
+        spectrum = _lift(spectrum)
+        least_gain = 0.1 * self.tolerance_nats_per_pixel * sample_covariance.shape[0]
+        previous = math.inf
+        converged = False
+        n_iterations = 0
+        while n_iterations < self.max_iterations:
+            n_iterations += 1
+            cholesky = _cholesky(torus.covariance(spectrum))
+            inverse = torch.cholesky_inverse(cholesky)
+            loss = float(cholesky.diagonal().log().sum() + 0.5 * (inverse * sample_covariance).sum())
+            converged = abs(previous - loss) < least_gain
+            if converged:
+                break
+            previous = loss
+            precision = torus.adjoint(inverse)
+            weighted = torus.adjoint(inverse @ sample_covariance @ inverse)
+            spectrum = _lift(_multiplicative_step(spectrum, precision, weighted))
+        cholesky = _cholesky(torus.covariance(spectrum))
+        bias = torus.n_parameters / (2.0 * n_samples)
+        settings = (self.max_iterations, self.tolerance_nats_per_pixel)
+        return type(self)(*settings, mean, cholesky, spectrum, n_samples, n_iterations, bias, converged)
+
+    def log_prob(self, measured: Tensor) -> Tensor:
+        """log N(z; mean, C) of each image, (n, [channel,] row, column) -> (n,) nats."""
+        return gaussian_log_prob(self.whiten(measured), self._fitted()[1])
+
+    def whiten(self, measured: Tensor) -> Tensor:
+        """Each image less the mean, made uncorrelated and of unit variance: (n, ...) -> (n, D)."""
+        mean, cholesky = self._fitted()
+        return whiten(as_images(measured, mean.shape), mean, cholesky)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """mean + L e, e standard normal: n images, (n, [channel,] row, column)."""
+        mean, cholesky = self._fitted()
+        normal = torch.randn(n, cholesky.shape[0], dtype=torch.float64, generator=generator)
+        return mean + (normal.to(cholesky.device) @ cholesky.mT).reshape(n, *mean.shape)
+
+    def _fitted(self) -> tuple[Tensor, Tensor]:
+        if self.mean is None or self.cholesky is None:
+            raise RuntimeError("StationaryGaussianDensity: call fit first; it returns the fitted density")
+        return self.mean, self.cholesky
+
+
+class _Torus:
+    """The linear map from spectra on a torus to covariances of a block of pixels, and its adjoint."""
+
+    def __init__(self, image_shape: torch.Size, device: torch.device) -> None:
+        channels = image_shape[0] if len(image_shape) == 3 else 1
+        rows, columns = image_shape[-2:]
+        self.channels, self.pixels = channels, rows * columns
+        # Twice the size: every displacement inside the block has its own place, so none is forced on another.
+        self.size = (2 * rows, 2 * columns)
+        self.spectrum_shape = torch.Size((*self.size, channels, channels))
+        row = torch.arange(rows, device=device).repeat_interleave(columns)
+        column = torch.arange(columns, device=device).repeat(rows)
+        self.place = (row[:, None] - row) % self.size[0] * self.size[1] + (column[:, None] - column) % self.size[1]
+        displacements = (2 * rows - 1) * (2 * columns - 1)
+        self.n_parameters = (channels**2 * displacements + channels) // 2 + channels * self.pixels
+
+    def covariance(self, spectrum: Tensor) -> Tensor:
+        """C[(a, p), (b, q)] = c_ab(p - q), c = inverse transform of the spectrum: (D, D)."""
+        by_place: Tensor = torch.fft.ifft2(spectrum, dim=(0, 1)).real.flatten(0, 1)
+        blocks = by_place[self.place].permute(2, 0, 3, 1)
+        return blocks.reshape(self.channels * self.pixels, self.channels * self.pixels)
+
+    def adjoint(self, matrix: Tensor) -> Tensor:
+        """Transform of the sums of `matrix` (D, D) over equal displacements: semidefinite if `matrix` is."""
+        blocks = matrix.reshape(self.channels, self.pixels, self.channels, self.pixels)
+        by_pair = blocks.permute(1, 3, 0, 2).reshape(self.pixels**2, self.channels, self.channels)
+        sums = matrix.new_zeros(self.size[0] * self.size[1], self.channels, self.channels)
+        sums.index_add_(0, self.place.flatten(), by_pair)
+        spectrum: Tensor = torch.fft.fft2(sums.reshape(self.spectrum_shape), dim=(0, 1))
+        return spectrum
+
+
+def _cholesky(covariance: Tensor) -> Tensor:
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    if int(failed) or not bool(torch.isfinite(factor).all()):
+        raise ValueError("measured: need values whose covariance float64 can hold, got too wide a range")
+    return factor
+
+
+def _lift(spectrum: Tensor) -> Tensor:
+    """`spectrum` made Hermitian, no eigenvalue below the floor times its mean power."""
+    floor = _SPECTRUM_FLOOR * spectrum.diagonal(dim1=-2, dim2=-1).real.mean()
+    if spectrum.shape[-1] == 1:
+        return spectrum.real.clamp_min(floor).to(spectrum.dtype)
+    return 0.5 * (spectrum + spectrum.mH) + floor * torch.eye(spectrum.shape[-1], device=spectrum.device)
+
+
+def _multiplicative_step(spectrum: Tensor, precision: Tensor, weighted: Tensor) -> Tensor:
+    """X P^-1 X with X A X = P B P: P B / A for one channel; fixed where A = B, the gradient's zero.
+
+    P = L L^H and L^H A L = M M^H: X = L M^-H (M^H L^H B L M)^(1/2) M^-1 L^H, one small matrix per frequency.
+    """
+    if spectrum.shape[-1] == 1:
+        return spectrum.real * weighted.real / precision.real + 0j
+    factor = torch.linalg.cholesky(spectrum)
+    inner = torch.linalg.cholesky(factor.mH @ precision @ factor)
+    inner_inverse = torch.linalg.solve_triangular(inner, torch.eye(inner.shape[-1]).to(inner), upper=False)
+    product = factor @ inner
+    power, vectors = torch.linalg.eigh(product.mH @ weighted @ product)
+    root = (vectors * power.clamp_min(0.0).sqrt().unsqueeze(-2)) @ vectors.mH
+    half_step = factor @ inner_inverse.mH @ root @ inner_inverse
+    step: Tensor = half_step @ half_step.mH
+    return step

@@ -1,0 +1,232 @@
+"""From rows of nats to an estimate: which bounds exist, which one is reported, and what to say about it."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bitlens.estimators import _density, _known_channel
+from bitlens.estimators._density import DensityRows
+from bitlens.estimators._inputs import Groups
+from bitlens.estimators._known_channel import KnownChannel, LowerBound
+from bitlens.noise import NoiseModel, conditional_entropy_per_sample
+
+# Share of its ceiling above which a lower bound is held back by the ceiling rather than by the channel.
+_CEILING_SHARE = 0.7
+# Weight of the leave-one-out marginal against the density: none, odds from 1e-4 to 1e4, all.
+_WEIGHTS = torch.cat(
+    [
+        torch.zeros(1, dtype=torch.float64),
+        torch.sigmoid(torch.linspace(-9.21, 9.21, 41, dtype=torch.float64)),
+        torch.ones(1, dtype=torch.float64),
+    ]
+)
+
+
+class Found(NamedTuple):
+    """An estimate in nats per image; the mean of `influence` is `nats`, its spread the statistical error."""
+
+    nats: float
+    influence: Tensor
+    bound: Literal["two-sided", "upper", "lower", "estimate"]
+    method: str
+    lower: float | None = None
+    upper: float | None = None
+    ceiling: float | None = None
+    converged: bool = True
+    warnings: tuple[str, ...] = ()
+
+
+class _Upper(NamedTuple):
+    """Terms of an upper bound, whose influence on their mean it carries, nats."""
+
+    nats: float
+    influence: Tensor
+    name: str
+
+
+def estimate(
+    measured: Tensor,
+    mean: Tensor | None,
+    noise: NoiseModel,
+    method: str,
+    groups: Groups,
+    generator: torch.Generator,
+) -> Found:
+    """The bounds and the estimate that `method` gives for checked float64 images.
+
+    Raises:
+        ValueError: too few images or no image axes for the method, or a `mean` that excludes `measured`.
+    """
+    density = None
+    if method != "known_channel":
+        density = _fitted_density(measured, noise, method, groups, generator)
+        if density is None and mean is None:
+            raise ValueError(
+                f"measured: need more images to fit a Gaussian to {measured[0].numel()} pixels, or image "
+                f"axes for a stationary one, got shape {tuple(measured.shape)}"
+            )
+    conditional = conditional_entropy_per_sample(noise, measured, mean)
+    if mean is None:
+        assert density is not None
+        return _from_density(density, -density.log_prob - conditional)
+    log_likelihood = noise.log_prob(measured, mean).flatten(1).sum(1)
+    if not bool(torch.isfinite(log_likelihood).all()):
+        raise ValueError("mean: need noiseless images under which `measured` is possible, got probability 0")
+    if density is not None and method != "auto":
+        return _from_density(density, _density_rows(density, log_likelihood, conditional, groups))
+    channel = _known_channel.known_channel(measured, mean, noise, groups)
+    lower = None if channel is None else _known_channel.lower_bound(channel, groups)
+    upper = _best_upper(channel, density, log_likelihood, conditional, groups)
+    return _from_bounds(lower, upper, density, groups)
+
+
+def _fitted_density(
+    measured: Tensor, noise: NoiseModel, method: str, groups: Groups, generator: torch.Generator
+) -> DensityRows | None:
+    largest_fold = int(torch.bincount(groups.folds).max())
+    densities = _density.candidates(method, measured, measured.shape[0] - largest_fold)
+    if not densities:
+        return None
+    if noise.discrete:
+        # Counts plus U[0, 1) have a density whose cross-entropy bounds the discrete entropy of the counts.
+        dither = torch.rand(measured.shape, generator=generator, dtype=measured.dtype, device=generator.device)
+        measured = measured + dither.to(measured.device)
+    return _density.cross_fit(measured, densities, groups)
+
+
+def _from_density(density: DensityRows, rows: Tensor) -> Found:
+    corrected = rows - density.excess
+    return Found(
+        nats=float(corrected.mean()),
+        influence=corrected,
+        bound="estimate",
+        method=density.name,
+        upper=float(rows.mean()),
+        converged=density.converged,
+        warnings=density.warnings,
+    )
+
+
+def _best_upper(
+    channel: KnownChannel | None,
+    density: DensityRows | None,
+    log_likelihood: Tensor,
+    conditional: Tensor,
+    groups: Groups,
+) -> _Upper | None:
+    """E[log p(z|y) - log(w m(z) + (1 - w) q(z))], m the leave-one-out marginal, w fitted on other folds.
+
+    w = 1 is the leave-one-out bound, w = 0 that of the density. Through m the other folds know of this one by a
+    share of 1/n each; w is one number near its optimum, where that moves nothing.
+    """
+    weight = torch.zeros_like(conditional)
+    if channel is not None and channel.exact:
+        weight = weight + 1.0 if density is None else _mixture_weight(channel, density, groups)
+    if density is not None and not bool(weight.any()):
+        rows = _density_rows(density, log_likelihood, conditional, groups)
+        return _Upper(float(rows.mean()), rows, density.name)
+    if channel is None or not channel.exact:
+        return None
+    log_marginal, name = channel.log_marginal, "leave-one-out scenes"
+    if density is not None:
+        log_marginal = _log_mixture(weight, channel.log_marginal, density.log_prob)
+        if bool((weight < 1.0).any()):
+            name = f"mixture of leave-one-out scenes and {density.name}"
+    rows = log_likelihood - log_marginal
+    # How much of each term's marginal comes from the scenes, whose draw is random too.
+    columns = channel.column_shares(torch.exp(torch.log(weight) + channel.log_marginal - log_marginal))
+    return _Upper(float(rows.mean()), rows - (columns - columns.mean()), name)
+
+
+def _log_mixture(weight: Tensor, log_marginal: Tensor, log_density: Tensor) -> Tensor:
+    return torch.logaddexp(torch.log(weight) + log_marginal, torch.log1p(-weight) + log_density)
+
+
+def _mixture_weight(channel: KnownChannel, density: DensityRows, groups: Groups) -> Tensor:
+    """For each sample the weight of the tightest bound over the samples of the other folds."""
+    weights = _WEIGHTS.to(channel.log_marginal)
+    terms = _log_mixture(weights[:, None], channel.log_marginal, density.log_prob)
+    result = torch.empty_like(channel.log_marginal)
+    for fold in range(groups.n_folds):
+        others = terms[:, groups.folds != fold].mean(1)
+        result[groups.folds == fold] = weights[int(others.argmax())]
+    return result
+
+
+def _density_rows(density: DensityRows, log_likelihood: Tensor, conditional: Tensor, groups: Groups) -> Tensor:
+    """-log q(z) - h(z|y), plus the share of log p(z|y) + h(z|y) that made it vary least in the other folds.
+
+    That sum has mean zero given the scene: none of it suits strong signals, all of it weak ones.
+    """
+    rows = -density.log_prob - conditional
+    residual = log_likelihood + conditional
+    result = rows.clone()
+    for fold in range(groups.n_folds):
+        others, reported = groups.folds != fold, groups.folds == fold
+        centred = residual[others] - residual[others].mean()
+        power = float(centred.square().sum())
+        if power > 0.0:
+            slope = -float((centred * rows[others]).sum()) / power
+            result[reported] += slope * residual[reported]
+    return result
+
+
+def _from_bounds(lower: LowerBound | None, upper: _Upper | None, density: DensityRows | None, groups: Groups) -> Found:
+    uses_density = density is not None and upper is not None and density.name in upper.name
+    warnings = density.warnings if density is not None and uses_density else ()
+    converged = density is None or not uses_density or density.converged
+    if lower is None:
+        note = "no lower bound: the noise model has no bilinear scores and the pairs are too many to evaluate"
+        if upper is None:
+            raise ValueError(f"measured: {note}; need fewer images or pixels, got {len(groups.labels)} images")
+        return Found(
+            nats=upper.nats,
+            influence=upper.influence,
+            bound="upper",
+            method=f"upper: {upper.name}",
+            upper=upper.nats,
+            converged=converged,
+            warnings=(*warnings, note),
+        )
+    lower_nats = float(lower.rows.mean())
+    at_ceiling = lower_nats > _CEILING_SHARE * lower.ceiling
+    if at_ceiling:
+        note = _ceiling_note(lower_nats, lower.ceiling, groups)
+        if upper is not None and not uses_density:
+            note += "; the leave-one-out upper bound is loose there too"
+        warnings = (note, *warnings)
+    method = "lower: known channel" if upper is None else f"lower: known channel; upper: {upper.name}"
+    bound: Literal["two-sided", "upper", "lower"]
+    if upper is None:
+        bound, nats, influence = "lower", lower_nats, lower.influence
+    elif at_ceiling:
+        bound, nats, influence = "upper", upper.nats, upper.influence
+    else:
+        # The bracket says how good the density is; notes on its fit would only repeat it.
+        warnings = ()
+        bound, nats = "two-sided", 0.5 * (lower_nats + upper.nats)
+        influence = 0.5 * (lower.influence + upper.influence)
+    return Found(
+        nats=nats,
+        influence=influence,
+        bound=bound,
+        method=method,
+        lower=lower_nats,
+        upper=None if upper is None else upper.nats,
+        ceiling=lower.ceiling,
+        converged=converged,
+        warnings=warnings,
+    )
+
+
+def _ceiling_note(lower: float, ceiling: float, groups: Groups) -> str:
+    scenes = "groups of scenes" if groups.given else "scenes"
+    return (
+        f"the lower bound of {lower / math.log(2.0):.2f} bits stands at its ceiling: with {groups.count} "
+        f"independent {scenes} it cannot pass log2({groups.count}) = {ceiling / math.log(2.0):.2f} bits, so "
+        f"it does not say how far below the upper bound the truth lies"
+    )

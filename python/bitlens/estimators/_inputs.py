@@ -1,0 +1,136 @@
+"""What callers pass in, checked and made into float64 tensors, groups and folds."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bitlens.noise import NoiseModel
+
+MINIMUM_SAMPLES = 10
+N_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Groups:
+    """One integer label 0..count-1 per sample, and the fold, 0..n_folds-1, its whole group belongs to."""
+
+    labels: Tensor
+    count: int
+    folds: Tensor
+    n_folds: int
+    given: bool
+
+    def standard_error(self, rows: Tensor) -> float:
+        """Standard error of the mean of `rows` (n,), whole groups varying together."""
+        totals = rows.new_zeros(self.count).index_add_(0, self.labels, rows - rows.mean())
+        return math.sqrt(float(totals.square().sum()) * self.count / (self.count - 1)) / rows.numel()
+
+
+def images(name: str, value: object) -> Tensor:
+    """`value`, an array or tensor (n, ...) of real numbers, as a detached float64 tensor.
+
+    Raises:
+        TypeError: not an array of real numbers.
+        ValueError: no sample axis, empty, or values that are not finite.
+    """
+    if isinstance(value, Tensor):
+        tensor = value.detach()
+    else:
+        array = np.asarray(value)
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"{name}: need an array of real numbers, got {array.dtype} ({type(value).__name__})")
+        # A copy, because torch takes neither negative strides, foreign byte order nor read-only memory.
+        tensor = torch.from_numpy(np.array(array, dtype=np.float64))
+    if tensor.is_complex():
+        raise TypeError(f"{name}: need real numbers, got {tensor.dtype}")
+    if tensor.ndim < 2:
+        raise ValueError(f"{name}: need shape (n, ...), one image per row, got {tuple(tensor.shape)}")
+    if tensor.numel() == 0:
+        raise ValueError(f"{name}: need at least one image and one pixel, got shape {tuple(tensor.shape)}")
+    tensor = tensor.to(torch.float64)
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{name}: need finite values, got NaN or infinity")
+    return tensor.contiguous()
+
+
+def check_samples(measured: Tensor, mean: Tensor | None, noise: NoiseModel) -> None:
+    """Shapes that agree, enough samples, and the domain of the noise model.
+
+    Raises:
+        ValueError: any of these fails.
+    """
+    if measured.shape[0] < MINIMUM_SAMPLES:
+        raise ValueError(f"measured: need at least {MINIMUM_SAMPLES} images, got {measured.shape[0]}")
+    _domain_check(noise, "check_measured", measured)
+    if mean is None:
+        return
+    if mean.shape != measured.shape:
+        raise ValueError(f"mean: need the shape of measured, {tuple(measured.shape)}, got {tuple(mean.shape)}")
+    _domain_check(noise, "check_mean", mean)
+
+
+def _domain_check(noise: NoiseModel, name: str, value: Tensor) -> None:
+    # A noise model of the user's own need not have these checks.
+    check: Any = getattr(noise, name, None)
+    if check is not None:
+        check(value)
+
+
+def make_groups(
+    labels: Sequence[object] | NDArray[Any] | Tensor | None, measured: Tensor, generator: torch.Generator
+) -> Groups:
+    """Integer labels on the device of `measured`; folds of whole groups with about equal numbers of samples.
+
+    Raises:
+        ValueError: not one label per sample, or fewer than two groups.
+    """
+    n_samples = measured.shape[0]
+    if labels is None:
+        codes = torch.arange(n_samples)
+        count = n_samples
+    else:
+        array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+        if array.shape != (n_samples,):
+            raise ValueError(f"groups: need one label per sample, shape ({n_samples},), got {array.shape}")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError("groups: need finite labels, got NaN or infinity")
+        unique, inverse = np.unique(array, return_inverse=True)
+        codes, count = torch.from_numpy(inverse.astype(np.int64)), len(unique)
+        if count < 2:
+            raise ValueError(f"groups: need at least 2 groups to hold one out, got {count}")
+    n_folds = min(N_FOLDS, count)
+    order = torch.randperm(count, generator=generator, device=generator.device).cpu()
+    sizes = torch.bincount(codes, minlength=count)
+    order = order[torch.argsort(sizes[order], descending=True, stable=True)]
+    heap = [(0, fold) for fold in range(n_folds)]
+    fold_of_group = torch.empty(count, dtype=torch.int64)
+    for group in order.tolist():
+        filled, fold = heapq.heappop(heap)
+        fold_of_group[group] = fold
+        heapq.heappush(heap, (filled + int(sizes[group]), fold))
+    folds = fold_of_group[codes].to(measured.device)
+    return Groups(codes.to(measured.device), count, folds, n_folds, labels is not None)
+
+
+def make_generator(generator: torch.Generator | None) -> tuple[torch.Generator, int]:
+    """The generator to draw from and the seed that repeats it; a fresh seed when None.
+
+    Raises:
+        TypeError: not a torch.Generator.
+    """
+    if generator is None:
+        seed = secrets.randbits(32)
+        return torch.Generator().manual_seed(seed), seed
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator: need a torch.Generator or None, got {type(generator).__name__}")
+    return generator, generator.initial_seed()

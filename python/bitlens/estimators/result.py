@@ -1,0 +1,54 @@
+"""What an estimate of information holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class InformationEstimate:
+    """I(scene; measured) in bits per image (the whole array of one sample), with its bounds and its error.
+
+    `bound` says what `bits` is: "two-sided" the middle of both bounds, "upper" or "lower" that bound,
+    "estimate" a held-out upper bound less its expected finite-sample excess. `lower_bits` and `upper_bits`
+    are certified in expectation over the data (`upper_bits` is never corrected); `ceiling_bits` = log2 K is
+    the most that `lower_bits` can say. `stderr_bits` and `confidence_interval_bits` are statistical, around
+    `bits`: not the bracket of the bounds. What does not exist for a method is None. `seed` repeats the result
+    bit for bit.
+    """
+
+    bits: float
+    bits_per_pixel: float
+    bound: Literal["two-sided", "upper", "lower", "estimate"]
+    lower_bits: float | None
+    upper_bits: float | None
+    ceiling_bits: float | None
+    stderr_bits: float | None
+    confidence_interval_bits: tuple[float, float] | None
+    method: str
+    n_samples: int
+    seed: int
+    version: str
+    backend: str
+    converged: bool
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain Python values; lists for tuples, None for a number that is not finite."""
+        return {name: _plain(value) for name, value in dataclasses.asdict(self).items()}
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """The fields as strict JSON: None is null, and NaN or infinity never appear."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,124 @@
+"""Scores outside a group, through the kernel and one by one, against the plain matrix."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from bitlens import GaussianNoise, PoissonGaussianNoise, PoissonNoise, estimate_information
+from bitlens.estimators import _known_channel
+from bitlens.estimators._inputs import Groups, make_groups
+from bitlens.noise import NoiseModel
+
+
+def example(grouped: bool) -> tuple[Tensor, Tensor, Groups]:
+    rng = torch.Generator().manual_seed(0)
+    mean = 5.0 + 3.0 * torch.rand(23, 2, 3, generator=rng, dtype=torch.float64)
+    measured = torch.poisson(mean, generator=rng)
+    labels = torch.randint(6, (23,), generator=rng) if grouped else None
+    return mean, measured, make_groups(labels, measured, rng)
+
+
+def matrix(
+    noise: GaussianNoise | PoissonNoise | PoissonGaussianNoise, mean: Tensor, measured: Tensor, groups: Groups
+) -> tuple[Tensor, Tensor]:
+    scores = noise.log_prob(measured[:, None], mean[None]).flatten(2).sum(2)
+    return scores, scores.masked_fill(groups.labels[:, None] == groups.labels, -math.inf)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("noise", [GaussianNoise(2.0), PoissonNoise(), PoissonGaussianNoise(read_std=1.0)])
+def test_channel_is_that_of_the_plain_matrix(
+    noise: GaussianNoise | PoissonNoise | PoissonGaussianNoise, grouped: bool
+) -> None:
+    mean, measured, groups = example(grouped)
+    scores, outside = matrix(noise, mean, measured, groups)
+    channel = _known_channel.known_channel(measured, mean, noise, groups)
+    assert channel is not None
+    assert channel.exact
+    torch.testing.assert_close(channel.positive, scores.diagonal())
+    n_outside = torch.isfinite(outside).sum(1).to(torch.float64)
+    torch.testing.assert_close(channel.log_marginal, torch.logsumexp(outside, 1) - n_outside.log())
+    weight = torch.rand(23, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    expected = (weight[:, None] * torch.softmax(outside, 1)).sum(0)
+    torch.testing.assert_close(channel.column_shares(weight), expected)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_influence_is_the_derivative_by_the_weight_of_a_scene(grouped: bool) -> None:
+    # Numerical oracle: raise the weight of one scene among rows and columns, keep the lower bound's K.
+    noise = GaussianNoise(2.0)
+    mean, measured, groups = example(grouped)
+    channel = _known_channel.known_channel(measured, mean, noise, groups)
+    assert channel is not None
+    bound = _known_channel.lower_bound(channel, groups)
+    scores, outside = matrix(noise, mean, measured, groups)
+    n_outside = torch.isfinite(outside).sum(1).to(torch.float64)
+    share = math.log(groups.count - 1) - n_outside.log()
+
+    def value(weight: Tensor) -> Tensor:
+        columns = torch.logaddexp(scores.diagonal() + weight.log(), torch.logsumexp(outside + weight.log(), 1) + share)
+        rows = scores.diagonal() - columns + weight.mean().log() + math.log(groups.count)
+        return (weight * rows).sum() / weight.sum()
+
+    ones = torch.ones(23, dtype=torch.float64, requires_grad=True)
+    at_ones = value(ones)
+    (gradient,) = torch.autograd.grad(at_ones, ones)
+    assert float(bound.rows.mean()) == pytest.approx(at_ones.item(), rel=1e-12)
+    torch.testing.assert_close((bound.influence - bound.influence.mean()) / 23, gradient)
+
+
+def test_a_surrogate_is_used_only_where_the_likelihood_is_too_dear(monkeypatch: pytest.MonkeyPatch) -> None:
+    mean, measured, groups = example(False)
+    noise = PoissonGaussianNoise(read_std=1.0)
+    monkeypatch.setattr(_known_channel, "_MAX_EXACT_EVALUATIONS", 23 * 23 * 6 - 1)
+    channel = _known_channel.known_channel(measured, mean, noise, groups)
+    assert channel is not None
+    assert not channel.exact
+    gaussian = _known_channel.known_channel(measured, mean, GaussianNoise(1.0), groups)
+    assert gaussian is not None
+    assert gaussian.exact
+
+
+def test_chunks_of_the_likelihood_join_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
+    mean, measured, groups = example(True)
+    noise = PoissonGaussianNoise(read_std=1.0)
+    whole = _known_channel.known_channel(measured, mean, noise, groups)
+    monkeypatch.setattr(_known_channel, "_CHUNK_EVALUATIONS", 23 * 6 * 4)
+    pieces = _known_channel.known_channel(measured, mean, noise, groups)
+    assert whole is not None
+    assert pieces is not None
+    torch.testing.assert_close(pieces.positive, whole.positive)
+    torch.testing.assert_close(pieces.log_marginal, whole.log_marginal)
+    weight = torch.ones(23, dtype=torch.float64)
+    torch.testing.assert_close(pieces.column_shares(weight), whole.column_shares(weight))
+
+
+class LaplaceNoise(NoiseModel):
+    """A model of the user's own, with the three methods and nothing else."""
+
+    def sample(self, mean: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        uniform = torch.rand(mean.shape, generator=generator, dtype=mean.dtype) - 0.5
+        return mean - uniform.sign() * torch.log1p(-2 * uniform.abs())
+
+    def log_prob(self, measured: Tensor, mean: Tensor) -> Tensor:
+        return -(measured - mean).abs() - math.log(2.0)
+
+    def entropy(self, mean: Tensor) -> Tensor:
+        return torch.full_like(mean, 1.0 + math.log(2.0))
+
+
+def test_a_noise_model_of_the_users_own_has_both_bounds_when_means_are_known() -> None:
+    rng = torch.Generator().manual_seed(0)
+    mean = 12.0 * torch.randint(2, (600, 1), generator=rng).to(torch.float64)
+    noise = LaplaceNoise()
+    measured = noise.sample(mean, rng)
+    result = estimate_information(measured, noise, mean=mean, generator=rng)
+    # Two levels 12 apart in noise of scale 1: one bit less about 0.01.
+    assert result.bound == "two-sided"
+    assert result.bits == pytest.approx(1.0, abs=0.03)
+    with pytest.raises(ValueError, match="mean="):
+        estimate_information(measured, noise, generator=rng)
