@@ -75,8 +75,7 @@ void pack_rows(const Inputs<T>& inputs, const Plan& plan, const Item<T>& item, c
     for (std::int64_t k = inputs.sizes.features; k < plan.features_padded; ++k) target[k] = T(0);
     item.rows[i] = bias_or_nan(value_or(inputs.query_bias, b * inputs.sizes.queries + i, 0.0));
   }
-  const std::int64_t last = whole(range.end, kTile);
-  for (std::int64_t i = range.end; i < last; ++i) {
+  for (std::int64_t i = range.end; i < whole(range.end, kPadding); ++i) {
     for (std::int64_t k = 0; k < plan.features_padded; ++k) item.queries[i * plan.features_padded + k] = T(0);
     item.rows[i] = -INFINITY;
   }
@@ -86,23 +85,24 @@ template <class T>
 void pack_columns(const Inputs<T>& inputs, const Plan& plan, const Item<T>& item, const T* source, std::int64_t b,
                   Range range) {
   constexpr std::int64_t width = panel_width<T>();
-  const std::int64_t last = whole(range.end, kTile);
-  for (std::int64_t j = range.begin; j < last; ++j) {
-    T* target = item.panels + j / width * width * inputs.sizes.features + j % width;
-    T* kept = item.keys != nullptr ? item.keys + j * plan.features_padded : nullptr;
-    const T* row = source + j * inputs.key_strides[0];
-    for (std::int64_t k = 0; k < inputs.sizes.features; ++k) {
-      const T value = j < range.end ? finite_or_nan(row[k * inputs.key_strides[1]]) : T(0);
-      target[k * width] = value;
-      if (kept != nullptr) kept[k] = value;
+  const std::int64_t features = inputs.sizes.features;
+  for (std::int64_t j = range.begin; j < range.end; ++j) {
+    T* const target = item.panels + j / width * width * features + j % width;
+    const T* const row = source + j * inputs.key_strides[0];
+    for (std::int64_t k = 0; k < features; ++k) target[k * width] = finite_or_nan(row[k * inputs.key_strides[1]]);
+    if (item.keys != nullptr) {
+      T* const kept = item.keys + j * plan.features_padded;
+      for (std::int64_t k = 0; k < features; ++k) kept[k] = target[k * width];
+      for (std::int64_t k = features; k < plan.features_padded; ++k) kept[k] = T(0);
     }
-    if (kept != nullptr) {
-      for (std::int64_t k = inputs.sizes.features; k < plan.features_padded; ++k) kept[k] = T(0);
-    }
-    // A padded column is a masked one.
-    item.columns[j] =
-        j < range.end ? bias_or_nan(value_or(inputs.key_bias, b * inputs.sizes.keys + j, 0.0)) : -INFINITY;
+    item.columns[j] = bias_or_nan(value_or(inputs.key_bias, b * inputs.sizes.keys + j, 0.0));
   }
+  for (std::int64_t j = range.end; j < whole(range.end, kPanelPadding); ++j) {
+    T* const target = item.panels + j / width * width * features + j % width;
+    for (std::int64_t k = 0; k < features; ++k) target[k * width] = T(0);
+  }
+  // A padded column is a masked one.
+  for (std::int64_t j = range.end; j < whole(range.end, kPadding); ++j) item.columns[j] = -INFINITY;
 }
 
 // Packs the slabs that this task stands for.
@@ -115,7 +115,7 @@ void pack(const Inputs<T>& inputs, const Plan& plan, const Item<T>& item, std::i
 }
 
 BITLENS_FUNCTION void fill(double* array, Range range, double value) {
-  for (std::int64_t i = range.begin; i < whole(range.end, kTile); ++i) array[i] = value;
+  for (std::int64_t i = range.begin; i < whole(range.end, kPadding); ++i) array[i] = value;
 }
 
 // Calls visit(row, rows, column, columns) for the tiles where row slab `slab` meets its column slab in this phase.
@@ -285,7 +285,7 @@ void forward_stage(const Forward<T>& arguments, std::int64_t stage, std::int64_t
   const std::int64_t per_item = tiles ? plan.row_slabs : plan.phases;
   for (std::int64_t task = begin; task < end; ++task) {
     const std::int64_t b = task / per_item, slab = task % per_item;
-    const Item<T> item = item_of<T>(plan, sizes, arguments.workspace, b);
+    const Item<T> item = item_of<T>(plan, arguments.workspace, b);
     if (tiles) {
       for_each_tile(plan, sizes, slab, stage - 1, [&](std::int64_t row, std::int64_t rows, std::int64_t column,
                                                       std::int64_t columns) {
@@ -331,12 +331,13 @@ void prepare_gradients(const Backward<T>& arguments, const Plan& plan, const Ite
   }
   for (std::int64_t j = columns.begin; j < columns.end; ++j) {
     const std::int64_t in = b * sizes.keys + j;
-    column_array(kColumnTotal)[j] = arguments.column[in];
+    // Without a gradient a column has no pull, whatever it holds.
+    column_array(kColumnTotal)[j] = arguments.grad_column != nullptr ? arguments.column[in] : -INFINITY;
     column_array(kGradColumn)[j] = value_or(arguments.grad_column, in, 0.0);
   }
   const auto clear = [&](T* sums, Range range) {
     if (sums == nullptr || range.begin == range.end) return;
-    T* const last = sums + whole(range.end, kTile) * plan.features_padded;
+    T* const last = sums + whole(range.end, kPadding) * plan.features_padded;
     for (T* sum = sums + range.begin * plan.features_padded; sum < last; ++sum) *sum = T(0);
   };
   clear(item.query_sums, rows);
@@ -359,7 +360,6 @@ void backward_tile(const Backward<T>& arguments, const Plan& plan, const Item<T>
   const double* const key_bias = item.columns + column;
   const double* const negatives = row_array(kNegativesTotal);
   const double* const totals = column_array(kColumnTotal);
-  const bool with_columns = arguments.grad_column != nullptr;
 
   // No negative exceeds its row's total, so the largest total is a reference that nothing overflows.
   double reference = -INFINITY, lowest = INFINITY;
@@ -367,7 +367,7 @@ void backward_tile(const Backward<T>& arguments, const Plan& plan, const Item<T>
     reference = maximum(negatives[i], reference);
     if (negatives[i] != -INFINITY) lowest = minimum(negatives[i], lowest);
   }
-  for (std::int64_t j = 0; with_columns && j < columns; ++j) {
+  for (std::int64_t j = 0; j < columns; ++j) {
     if (totals[j] != -INFINITY) lowest = minimum(totals[j], lowest);
   }
   const bool shared = lowest >= reference - kSharedRange;
@@ -376,8 +376,7 @@ void backward_tile(const Backward<T>& arguments, const Plan& plan, const Item<T>
     store(row_factor + i, shared_factor(load(row_array(kWeight) + i), load(negatives + i), constant(reference)));
   }
   for (std::int64_t j = 0; j < columns; j += kWidth) {
-    const Pack weight = load(column_array(kGradColumn) + j);
-    store(column_factor + j, with_columns ? shared_factor(weight, load(totals + j), constant(reference)) : constant(0.0));
+    store(column_factor + j, shared_factor(load(column_array(kGradColumn) + j), load(totals + j), constant(reference)));
   }
 
   for (std::int64_t i = 0; i < rows; ++i) {
@@ -406,9 +405,8 @@ void backward_tile(const Backward<T>& arguments, const Plan& plan, const Item<T>
     } else {
       const Pack weight = constant(row_array(kWeight)[i]), total = constant(negatives[i]);
       for (std::int64_t j = 0; j < columns; j += kWidth) {
-        Pack value = weight * share(load(line + j), total);
-        if (with_columns) value += load(column_array(kGradColumn) + j) * share(load(line + j), load(totals + j));
-        add(j, value);
+        const Pack score = load(line + j);
+        add(j, weight * share(score, total) + load(column_array(kGradColumn) + j) * share(score, load(totals + j)));
       }
     }
     row_array(kRowGradient)[i] += sum_of_lanes(sum);
@@ -484,7 +482,7 @@ void backward_stage(const Backward<T>& arguments, std::int64_t stage, std::int64
   const std::int64_t per_item = tiles ? plan.row_slabs : plan.phases;
   for (std::int64_t task = begin; task < end; ++task) {
     const std::int64_t b = task / per_item, slab = task % per_item;
-    const Item<T> item = item_of<T>(plan, sizes, arguments.workspace, b);
+    const Item<T> item = item_of<T>(plan, arguments.workspace, b);
     if (tiles) {
       for_each_tile(plan, sizes, slab, stage - 1, [&](std::int64_t row, std::int64_t rows, std::int64_t column,
                                                       std::int64_t columns) {
