@@ -67,7 +67,7 @@ CASES = {
     "one element": Case(call, score_inputs(1, 1, 1)),
     "batch": Case(call, score_inputs(9, 11, 6, (2, 3))),
     "broadcast": Case(call, score_inputs(9, 11, 6, (2, 3), broadcast=True)),
-    "many small": Case(call, score_inputs(3, 4, 2, (700,))),
+    "many small": Case(call, score_inputs(3, 4, 2, (3000,))),
     "whole tiles": Case(call, score_inputs(192, 288, 16)),
     "odd tiles": Case(call, score_inputs(101, 97, 33)),
     "several phases": Case(call, score_inputs(389, 205, 17)),
@@ -371,6 +371,21 @@ def test_a_masked_key_is_a_key_that_is_not_there(backend: str) -> None:
     for wide, narrow in zip(all_gradients[1:], few_gradients[1:], strict=True):
         torch.testing.assert_close(wide[keep], narrow, rtol=1e-12, atol=1e-12)
         assert bool((wide[~keep] == 0).all())
+
+
+@pytest.mark.parametrize("backend", EVERY_BACKEND)
+def test_a_tile_of_masked_keys_leaves_low_rows_alone(backend: str) -> None:
+    """The rows lie 3000 nats below 0, the only level that a tile without terms has."""
+    query, key = diagonal_inputs(50, 300, 4)(torch.float64, contract.generator(20))
+    key_bias = torch.zeros(300, dtype=torch.float64)
+    key_bias[96:] = -INFINITY
+    query_bias = torch.full((50,), -3000.0, dtype=torch.float64)
+    with running(backend):
+        outputs = ops.infonce_scores(query, key, query_bias=query_bias, key_bias=key_bias)
+    scores = matrix_of(query, key[:96], query_bias=query_bias)
+    truth = truth_of(scores, np.arange(50))
+    for output, true in zip(outputs, truth, strict=True):
+        assert contract.relative_error(output[: true.numel()], true) <= 1e-12
 
 
 @pytest.mark.parametrize("backend", EVERY_BACKEND)

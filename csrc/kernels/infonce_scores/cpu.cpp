@@ -1,7 +1,7 @@
 // Compiled once per instruction set (BITLENS_ISA); the baseline copy also holds the entry points.
 //
-// Both passes run in stages: stage 0 packs the inputs, stages 1 .. phases visit the tiles, the last one writes the
-// results. Within a stage the tasks are independent; plan.h says why sums keep one order.
+// Both passes run in stages over a chunk of batch items: stage 0 packs the inputs, stages 1 .. phases visit the tiles,
+// the last one writes the results. Within a stage the tasks are independent; plan.h says why sums keep one order.
 #include "kernel.h"
 #include "math.h"
 #include "plan.h"
@@ -278,16 +278,16 @@ void forward_finish(const Forward<T>& arguments, const Plan& plan, const Item<T>
 }
 
 template <class T>
-void forward_stage(const Forward<T>& arguments, std::int64_t stage, std::int64_t begin, std::int64_t end) {
+void forward_stage(const Forward<T>& arguments, const Stage& stage, std::int64_t begin, std::int64_t end) {
   const Sizes& sizes = arguments.inputs.sizes;
   const Plan plan = make_plan(sizes, sizeof(T), false, false, false);
-  const bool tiles = stage > 0 && stage <= plan.phases;
+  const bool tiles = stage.number > 0 && stage.number <= plan.phases;
   const std::int64_t per_item = tiles ? plan.row_slabs : plan.phases;
   for (std::int64_t task = begin; task < end; ++task) {
-    const std::int64_t b = task / per_item, slab = task % per_item;
-    const Item<T> item = item_of<T>(plan, arguments.workspace, b);
+    const std::int64_t index = task / per_item, slab = task % per_item, b = stage.first_item + index;
+    const Item<T> item = item_of<T>(plan, arguments.workspace, index);
     if (tiles) {
-      for_each_tile(plan, sizes, slab, stage - 1, [&](std::int64_t row, std::int64_t rows, std::int64_t column,
+      for_each_tile(plan, sizes, slab, stage.number - 1, [&](std::int64_t row, std::int64_t rows, std::int64_t column,
                                                       std::int64_t columns) {
         forward_tile(arguments, plan, item, b, row, rows, column, columns);
       });
@@ -295,7 +295,7 @@ void forward_stage(const Forward<T>& arguments, std::int64_t stage, std::int64_t
     }
     const Range rows = slab_range(slab, plan.rows_per_slab, sizes.queries);
     const Range columns = slab_range(slab, plan.columns_per_slab, sizes.keys);
-    if (stage == 0) {
+    if (stage.number == 0) {
       pack(arguments.inputs, plan, item, b, rows, columns);
       fill(item.rows + kLargest * plan.rows_padded, rows, -INFINITY);
       fill(item.rows + kSum * plan.rows_padded, rows, 0.0);
@@ -475,16 +475,16 @@ void backward_finish(const Backward<T>& arguments, const Plan& plan, const Item<
 }
 
 template <class T>
-void backward_stage(const Backward<T>& arguments, std::int64_t stage, std::int64_t begin, std::int64_t end) {
+void backward_stage(const Backward<T>& arguments, const Stage& stage, std::int64_t begin, std::int64_t end) {
   const Sizes& sizes = arguments.inputs.sizes;
   const Plan plan = make_plan(sizes, sizeof(T), true, arguments.query != nullptr, arguments.key != nullptr);
-  const bool tiles = stage > 0 && stage <= plan.phases;
+  const bool tiles = stage.number > 0 && stage.number <= plan.phases;
   const std::int64_t per_item = tiles ? plan.row_slabs : plan.phases;
   for (std::int64_t task = begin; task < end; ++task) {
-    const std::int64_t b = task / per_item, slab = task % per_item;
-    const Item<T> item = item_of<T>(plan, arguments.workspace, b);
+    const std::int64_t index = task / per_item, slab = task % per_item, b = stage.first_item + index;
+    const Item<T> item = item_of<T>(plan, arguments.workspace, index);
     if (tiles) {
-      for_each_tile(plan, sizes, slab, stage - 1, [&](std::int64_t row, std::int64_t rows, std::int64_t column,
+      for_each_tile(plan, sizes, slab, stage.number - 1, [&](std::int64_t row, std::int64_t rows, std::int64_t column,
                                                       std::int64_t columns) {
         backward_tile(arguments, plan, item, b, row, rows, column, columns);
       });
@@ -492,7 +492,7 @@ void backward_stage(const Backward<T>& arguments, std::int64_t stage, std::int64
     }
     const Range rows = slab_range(slab, plan.rows_per_slab, sizes.queries);
     const Range columns = slab_range(slab, plan.columns_per_slab, sizes.keys);
-    if (stage == 0) {
+    if (stage.number == 0) {
       pack(arguments.inputs, plan, item, b, rows, columns);
       prepare_gradients(arguments, plan, item, b, rows, columns);
     } else {
@@ -503,60 +503,76 @@ void backward_stage(const Backward<T>& arguments, std::int64_t stage, std::int64
 
 }  // namespace
 
-void forward_float(const Forward<float>& arguments, std::int64_t stage, std::int64_t begin, std::int64_t end) {
+void forward_float(const Forward<float>& arguments, const Stage& stage, std::int64_t begin, std::int64_t end) {
   forward_stage(arguments, stage, begin, end);
 }
-void forward_double(const Forward<double>& arguments, std::int64_t stage, std::int64_t begin, std::int64_t end) {
+void forward_double(const Forward<double>& arguments, const Stage& stage, std::int64_t begin, std::int64_t end) {
   forward_stage(arguments, stage, begin, end);
 }
-void backward_float(const Backward<float>& arguments, std::int64_t stage, std::int64_t begin, std::int64_t end) {
+void backward_float(const Backward<float>& arguments, const Stage& stage, std::int64_t begin, std::int64_t end) {
   backward_stage(arguments, stage, begin, end);
 }
-void backward_double(const Backward<double>& arguments, std::int64_t stage, std::int64_t begin, std::int64_t end) {
+void backward_double(const Backward<double>& arguments, const Stage& stage, std::int64_t begin, std::int64_t end) {
   backward_stage(arguments, stage, begin, end);
 }
 
 }  // namespace BITLENS_ISA
 
 #if defined(BITLENS_ENTRY_POINTS)
-BITLENS_DECLARE_PER_ISA(void forward_float(const Forward<float>&, std::int64_t, std::int64_t, std::int64_t))
-BITLENS_DECLARE_PER_ISA(void forward_double(const Forward<double>&, std::int64_t, std::int64_t, std::int64_t))
-BITLENS_DECLARE_PER_ISA(void backward_float(const Backward<float>&, std::int64_t, std::int64_t, std::int64_t))
-BITLENS_DECLARE_PER_ISA(void backward_double(const Backward<double>&, std::int64_t, std::int64_t, std::int64_t))
+BITLENS_DECLARE_PER_ISA(void forward_float(const Forward<float>&, const Stage&, std::int64_t, std::int64_t))
+BITLENS_DECLARE_PER_ISA(void forward_double(const Forward<double>&, const Stage&, std::int64_t, std::int64_t))
+BITLENS_DECLARE_PER_ISA(void backward_float(const Backward<float>&, const Stage&, std::int64_t, std::int64_t))
+BITLENS_DECLARE_PER_ISA(void backward_double(const Backward<double>&, const Stage&, std::int64_t, std::int64_t))
 
 namespace cpu {
 namespace {
 
 template <class Arguments, class Run>
-void run_stages(const Arguments& arguments, const Run& run, int threads) {
-  const Sizes& sizes = arguments.inputs.sizes;
-  const auto plan = baseline::make_plan(sizes, 8, false, false, false);  // slabs do not depend on the value type
-  for (std::int64_t stage = 0; stage <= plan.phases + 1; ++stage) {
-    const bool tiles = stage > 0 && stage <= plan.phases;
-    const std::int64_t tasks = sizes.batch * (tiles ? plan.row_slabs : plan.phases);
-    // Many small batch items: a few hundred pieces are enough to share out.
-    const std::int64_t grain = tasks < 512 ? 1 : tasks / 256;
-    parallel_for(tasks, grain, threads, [&](std::int64_t begin, std::int64_t end) { run(arguments, stage, begin, end); });
+void run_stages(const Arguments& arguments, const baseline::Plan& plan, const Run& run, int threads) {
+  const std::int64_t batch = arguments.inputs.sizes.batch;
+  Stage stage{};
+  for (stage.first_item = 0; stage.first_item < batch; stage.first_item += plan.chunk) {
+    const std::int64_t items = std::min(plan.chunk, batch - stage.first_item);
+    for (stage.number = 0; stage.number <= plan.phases + 1; ++stage.number) {
+      const bool tiles = stage.number > 0 && stage.number <= plan.phases;
+      const std::int64_t tasks = items * (tiles ? plan.row_slabs : plan.phases);
+      // Many small items: a few hundred pieces are enough to share out.
+      const std::int64_t grain = tasks < 512 ? 1 : tasks / 256;
+      parallel_for(tasks, grain, threads,
+                   [&](std::int64_t begin, std::int64_t end) { run(arguments, stage, begin, end); });
+    }
   }
+}
+
+template <class T, class Run>
+void run_forward(const Forward<T>& arguments, const Run& run, int threads) {
+  run_stages(arguments, baseline::make_plan(arguments.inputs.sizes, sizeof(T), false, false, false), run, threads);
+}
+
+template <class T, class Run>
+void run_backward(const Backward<T>& arguments, const Run& run, int threads) {
+  const bool query = arguments.query != nullptr, key = arguments.key != nullptr;
+  run_stages(arguments, baseline::make_plan(arguments.inputs.sizes, sizeof(T), true, query, key), run, threads);
 }
 
 }  // namespace
 
 std::int64_t workspace_bytes(const Sizes& sizes, int value_bytes, bool backward, bool query, bool key) {
-  return sizes.batch * baseline::make_plan(sizes, value_bytes, backward, query, key).item_bytes;
+  const auto plan = baseline::make_plan(sizes, value_bytes, backward, query, key);
+  return plan.chunk * plan.item_bytes;
 }
 
 void forward(const Forward<float>& arguments, int threads) {
-  run_stages(arguments, BITLENS_FOR_THIS_PROCESSOR(forward_float), threads);
+  run_forward(arguments, BITLENS_FOR_THIS_PROCESSOR(forward_float), threads);
 }
 void forward(const Forward<double>& arguments, int threads) {
-  run_stages(arguments, BITLENS_FOR_THIS_PROCESSOR(forward_double), threads);
+  run_forward(arguments, BITLENS_FOR_THIS_PROCESSOR(forward_double), threads);
 }
 void backward(const Backward<float>& arguments, int threads) {
-  run_stages(arguments, BITLENS_FOR_THIS_PROCESSOR(backward_float), threads);
+  run_backward(arguments, BITLENS_FOR_THIS_PROCESSOR(backward_float), threads);
 }
 void backward(const Backward<double>& arguments, int threads) {
-  run_stages(arguments, BITLENS_FOR_THIS_PROCESSOR(backward_double), threads);
+  run_backward(arguments, BITLENS_FOR_THIS_PROCESSOR(backward_double), threads);
 }
 
 }  // namespace cpu

@@ -12,6 +12,11 @@ struct Sizes {
   std::int64_t batch, queries, keys, features;  // B, n, m, d
 };
 
+// Which step of a pass runs, for the batch items from `first_item` on.
+struct Stage {
+  std::int64_t first_item, number;
+};
+
 template <class T>
 struct Inputs {
   Sizes sizes;

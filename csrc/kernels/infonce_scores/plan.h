@@ -19,6 +19,9 @@ constexpr std::int64_t kSlabStep = 96;  // rows or columns of a tile
 constexpr std::int64_t kPadding = 24, kPanelPadding = 32;
 constexpr std::int64_t kMaxSlabs = 32;
 constexpr std::int64_t kAlignment = 64;
+// Batch items are worked on this many bytes of work space at a time: touching fresh memory for each of thousands of
+// small ones costs more than they do.
+constexpr std::int64_t kChunkBytes = std::int64_t{8} << 20;
 
 struct Plan {
   std::int64_t rows_padded, columns_padded;  // lengths of the work arrays
@@ -27,6 +30,7 @@ struct Plan {
   std::int64_t row_slabs, column_slabs, phases;
   std::int64_t item_bytes;   // work space of one batch item
   std::int64_t panel_bytes;  // of which transposed keys
+  std::int64_t chunk;        // batch items that share the work space at a time
   std::int64_t row_arrays, column_arrays;
   bool keep_keys, sum_queries, sum_keys;
 };
@@ -60,6 +64,9 @@ BITLENS_FUNCTION Plan make_plan(const Sizes& sizes, int value_bytes, bool backwa
   plan.item_bytes = 8 * (plan.row_arrays * plan.rows_padded + plan.column_arrays * plan.columns_padded) +
                     query_bytes * (plan.sum_queries ? 2 : 1) + plan.panel_bytes +
                     key_bytes * ((plan.keep_keys ? 1 : 0) + (plan.sum_keys ? 1 : 0));
+  plan.chunk = plan.item_bytes == 0 ? sizes.batch : kChunkBytes / plan.item_bytes;
+  if (plan.chunk < 1) plan.chunk = 1;
+  if (plan.chunk > sizes.batch) plan.chunk = sizes.batch;
   return plan;
 }
 
