@@ -190,24 +190,24 @@ def psf_convolve(
     """One call of psf_convolve (kind 0), fourier_filter (1) or cross_spectrum (2); see its kernel.h."""
     batch = torch.broadcast_shapes(first.shape[:-2], second.shape[:-2])
     output = first.new_empty((*batch, window[1], window[4]))
-    if len(batch) > 12:
-        first, second = (t.expand(*batch, *t.shape[-2:]).reshape(-1, *t.shape[-2:]) for t in (first, second))
-        batch = first.shape[:-2]
-    first, second = (t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous() for t in (first, second))
-    # The kernel counts in real numbers.
-    unit = 2 if first.is_complex() else 1
-    strides = [[unit * s for s in t.expand(*batch, *t.shape[-2:]).stride()] for t in (first, second)]
-    run = getattr(
-        module(backend), f"psf_convolve_{'float' if first.dtype in (torch.float32, torch.complex64) else 'double'}"
-    )
+    # The kernel walks a row with stride one, and counts in real numbers.
+    rows = [t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous() for t in (first, second)]
+    expanded = [t.expand(*batch, *t.shape[-2:]) for t in rows]
+    if sum(length != 1 for length in batch) > _MAX_AXES:
+        expanded = [t.reshape(-1, *t.shape[-2:]) for t in expanded]
+    sizes = [tuple(t.shape[-2:]) for t in expanded]
+    if first.is_complex():
+        expanded = [torch.view_as_real(t).flatten(-2) for t in expanded]
+    suffix = "float" if expanded[0].dtype == torch.float32 else "double"
+    run = getattr(module(backend), f"psf_convolve_{suffix}")
     run(
         kind,
-        batch,
-        [stride[:-2] for stride in strides],
-        first.data_ptr(),
-        second.data_ptr(),
-        output.data_ptr(),
-        [(*t.shape[-2:], stride[-2]) for t, stride in zip((first, second), strides, strict=True)],
+        expanded[0].shape[:-2],
+        [t.stride()[:-2] for t in expanded],
+        address(expanded[0]),
+        address(expanded[1]),
+        address(output),
+        [(*size, t.stride(-2)) for size, t in zip(sizes, expanded, strict=True)],
         window,
         handle(backend, first.device, threads),
     )

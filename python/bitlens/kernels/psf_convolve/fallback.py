@@ -190,7 +190,9 @@ def _run(
     end: int,
 ) -> None:
     shape = (vertical.frequency.size, horizontal.frequency.size)
-    plane = np.empty(shape, dtype=np.complex128)
+    # A window may reach further than the transform, over zeros.
+    result = np.empty((max(shape[0], outputs.shape[1]), shape[1]), dtype=np.complex128)
+    plane = result[: shape[0]]
     spectrum = np.empty((shape[1], shape[0]), dtype=np.complex128)
     column = np.empty(shape[0], dtype=np.complex128)
     last = -1
@@ -212,13 +214,13 @@ def _run(
             _swap(column)
             _transform(column, vertical, True)
             for row in range(outputs.shape[1]):
-                plane[row, q] = _window_sum(column, row, window[0], window[2], support[0])
+                result[row, q] = _window_sum(column, row, window[0], window[2], support[0])
         if kind == _CROSS_SPECTRUM_KIND:
             continue
         for row in range(outputs.shape[1]):
-            _transform(plane[row], horizontal, True)
+            _transform(result[row], horizontal, True)
             for c in range(outputs.shape[2]):
-                value = _window_sum(plane[row], c, window[3], window[5], support[1])
+                value = _window_sum(result[row], c, window[3], window[5], support[1])
                 outputs[b, row, c] = complex(value.imag, value.real)
 
 

@@ -117,7 +117,7 @@ def _convolve(first: Tensor, second: Tensor, options: tuple[Any, ...]) -> Tensor
 
 
 def _evaluate(kind: int, tensors: Any, window: tuple[int, ...], backend: str) -> Tensor:
-    first, second = (tensor.detach().resolve_conj().resolve_neg() for tensor in tensors)
+    first, second = (_compiled.plain(tensor) for tensor in tensors)
     threads = _backend.threads()
     if backend == "numba":
         from bitlens.kernels.psf_convolve import fallback  # compiling with Numba takes seconds

@@ -1,0 +1,431 @@
+"""PSF convolution and Fourier filtering: the kernel contract, and truth by direct summation in SciPy."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.fft
+import scipy.signal
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from bitlens import ops
+from bitlens.kernels.psf_convolve import op
+
+sys.path.insert(0, str(Path(__file__).parent))
+import contract
+from contract import Case, running
+
+BACKENDS = ("cpu", "numba")
+MODES = (("same", "zero"), ("full", "zero"), ("valid", "zero"), ("same", "circular"))
+MODE_IDS = [f"{mode}-{boundary}" for mode, boundary in MODES]
+
+
+def convolution(mode: str, boundary: str) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda image, psf: ops.psf_convolve(image, psf, mode=mode, boundary=boundary)
+
+
+def filtering(centered: bool = False) -> Callable[..., Tensor]:
+    """The complex kernel as a function of real tensors, as the contract calls it."""
+
+    def call(field_re: Tensor, field_im: Tensor, transfer_re: Tensor, transfer_im: Tensor) -> Tensor:
+        field, transfer = torch.complex(field_re, field_im), torch.complex(transfer_re, transfer_im)
+        return torch.view_as_real(ops.fourier_filter(field, transfer, centered=centered))
+
+    return call
+
+
+def normal(*shapes: tuple[int, ...]) -> Callable[[torch.dtype, torch.Generator], tuple[Tensor, ...]]:
+    return lambda dtype, generator: tuple(
+        torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes
+    )
+
+
+BROADCAST = normal((2, 1, 3, 9, 14), (4, 1, 5, 6))
+PRIME_FIELD = normal(*((3, 1, 11, 26),) * 2, *((2, 11, 26),) * 2)
+SMOOTH_FIELD = normal(*((3, 1, 10, 21),) * 2, *((2, 10, 21),) * 2)
+
+CASES = {f"convolve-{i}": Case(convolution(*m), BROADCAST) for m, i in zip(MODES, MODE_IDS, strict=True)} | {
+    "convolve-one-image-many-psfs": Case(convolution("same", "zero"), normal((13, 8), (6, 4, 3))),
+    "convolve-wraps": Case(convolution("same", "circular"), normal((2, 11, 6), (25, 20))),
+    "filter-prime": Case(filtering(), PRIME_FIELD),
+    "filter-smooth-centered": Case(filtering(centered=True), SMOOTH_FIELD),
+}
+every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+every_backend = pytest.mark.parametrize("backend", BACKENDS)
+every_dtype = pytest.mark.parametrize("dtype", contract.DTYPES)
+every_mode = pytest.mark.parametrize(("mode", "boundary"), MODES, ids=MODE_IDS)
+
+
+# ---- the contract ----
+
+
+@every_dtype
+@every_case
+@every_backend
+def test_agrees_with_the_reference(backend: str, case: Case, dtype: torch.dtype) -> None:
+    contract.check_against_reference(case, backend, dtype)
+
+
+@every_mode
+@every_backend
+def test_gradcheck_of_convolution(backend: str, mode: str, boundary: str) -> None:
+    for shapes in (((2, 4, 5), (3, 2)), ((3, 5), (2, 1, 2, 3)), ((3, 4), (3, 4))):
+        contract.check_gradcheck(Case(convolution(mode, boundary), normal(*shapes)), backend, second=True)
+    if mode != "valid":
+        contract.check_gradcheck(Case(convolution(mode, boundary), normal((2, 3), (7, 4))), backend, second=True)
+
+
+@every_backend
+def test_gradcheck_of_filter(backend: str) -> None:
+    shapes = ((2, 1, 3, 4),) * 2 + ((2, 3, 4),) * 2
+    contract.check_gradcheck(Case(filtering(), normal(*shapes)), backend, second=True)
+    contract.check_gradcheck(Case(filtering(centered=True), normal(*((11, 2),) * 4)), backend, second=True)
+
+
+@every_backend
+def test_forward_mode_and_torch_func(backend: str) -> None:
+    generator = contract.generator()
+    calls = [
+        (convolution("same", "zero"), normal((2, 4, 5), (3, 2))(torch.float64, generator)),
+        (filtering(), normal(*((2, 3, 4),) * 2, *((3, 4),) * 2)(torch.float64, generator)),
+    ]
+    with running(backend):
+        for call, inputs in calls:
+            leaves = tuple(t.requires_grad_() for t in inputs)
+            assert torch.autograd.gradcheck(call, leaves, check_forward_ad=True, check_backward_ad=False)
+            values = tuple(t.detach() for t in inputs)
+            expected = torch.autograd.grad((call(*leaves) ** 2).sum(), leaves[1])[0]
+            found = torch.func.grad(lambda *a, call=call: (call(*a) ** 2).sum(), argnums=1)(*values)
+            torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@every_backend
+def test_vmap_is_a_loop(backend: str) -> None:
+    generator = contract.generator()
+    image, psf = normal((3, 2, 6, 5), (2, 3, 3, 3))(torch.float64, generator)
+    call = convolution("same", "zero")
+    with running(backend):
+        mapped = torch.func.vmap(call, in_dims=(0, 1))(image, psf)
+        assert torch.equal(mapped, torch.stack([call(image[i], psf[:, i]) for i in range(3)]))
+        shared = torch.func.vmap(call, in_dims=(None, 1))(image[0], psf)
+        assert torch.equal(shared, torch.stack([call(image[0], psf[:, i]) for i in range(3)]))
+        field, transfer = torch.complex(image, -image), torch.complex(image.flip(-1), image)
+        mapped = torch.func.vmap(ops.fourier_filter, in_dims=(0, None))(field, transfer[0])
+        assert torch.equal(mapped, ops.fourier_filter(field, transfer[0]))
+
+
+@every_case
+@every_backend
+def test_compiles_without_graph_breaks(backend: str, case: Case) -> None:
+    contract.check_compiles(case, backend)
+
+
+@every_dtype
+@every_case
+@every_backend
+def test_non_contiguous(backend: str, case: Case, dtype: torch.dtype) -> None:
+    contract.check_non_contiguous(case, backend, dtype)
+
+
+@every_backend
+def test_transposed_and_conjugated_views(backend: str) -> None:
+    image, psf = normal((2, 3, 7, 6), (3, 4, 5))(torch.float32, contract.generator())
+    with running(backend):
+        plain = ops.psf_convolve(image.mT.contiguous(), psf.mT.contiguous())
+        assert torch.equal(ops.psf_convolve(image.mT, psf.mT), plain)
+        field = torch.complex(image, image.flip(-2))
+        plain = ops.fourier_filter(field.mT.conj().resolve_conj().contiguous(), field[0].mT.contiguous())
+        assert torch.equal(ops.fourier_filter(field.mT.conj(), field[0].mT), plain)
+
+
+@every_case
+@every_backend
+def test_threads_agree(backend: str, case: Case) -> None:
+    contract.check_threads_agree(case, backend)
+
+
+@every_dtype
+@every_case
+def test_instruction_sets_agree(case: Case, dtype: torch.dtype) -> None:
+    # Sums of up to 500 products of size 1 pass through transforms some 30 times as large as their result.
+    contract.check_instruction_sets_agree(case, dtype, 100 * torch.finfo(dtype).eps)
+
+
+@every_mode
+@every_backend
+def test_empty_batch_has_zero_gradients(backend: str, mode: str, boundary: str) -> None:
+    image, psf = torch.zeros(0, 3, 8, 9, requires_grad=True), torch.randn(3, 3, 4, requires_grad=True)
+    with running("reference"):
+        shape = ops.psf_convolve(torch.zeros(1, 3, 8, 9), psf, mode=mode, boundary=boundary).shape
+    with running(backend):
+        result = ops.psf_convolve(image, psf, mode=mode, boundary=boundary)
+        assert result.shape == (0, *shape[1:])
+        gradients = torch.autograd.grad(result.sum(), (image, psf))
+    assert gradients[0].shape == image.shape
+    assert torch.equal(gradients[1], torch.zeros_like(psf))
+
+
+@every_backend
+def test_empty_batch_of_fields(backend: str) -> None:
+    with running(backend):
+        assert ops.fourier_filter(torch.zeros(0, 2, 11, 4), torch.ones(11, 4)).shape == (0, 2, 11, 4)
+
+
+@every_mode
+@every_backend
+def test_one_element(backend: str, mode: str, boundary: str) -> None:
+    with running(backend):
+        result = ops.psf_convolve(torch.tensor([[3.0]]), torch.tensor([[-2.0]]), mode=mode, boundary=boundary)
+        assert torch.equal(result, torch.tensor([[-6.0]]))
+        filtered = ops.fourier_filter(torch.tensor([[3.0 + 1j]]), torch.tensor([[2j]]))
+        assert torch.equal(filtered, torch.tensor([[-2.0 + 6j]]))
+
+
+@every_dtype
+@pytest.mark.parametrize("transposed", [False, True], ids=["row", "column"])
+@every_backend
+def test_long_reduction(backend: str, transposed: bool, dtype: torch.dtype) -> None:
+    """The PSF's gradient, and the single output of mode "valid", are sums of 65,537 products."""
+
+    def call(image: Tensor, psf: Tensor) -> tuple[Tensor, Tensor]:
+        image, psf = (image.mT, psf.mT) if transposed else (image, psf)
+        short = ops.psf_convolve(image, psf[..., :3, :3], mode="same")
+        return short, ops.psf_convolve(image, psf, mode="valid")
+
+    contract.check_against_reference(Case(call, normal((1, 65537), (1, 65537))), backend, dtype)
+
+
+@every_backend
+def test_more_batch_axes_than_the_kernel_walks(backend: str) -> None:
+    image, psf = normal((2,) * 14 + (3, 2), (2, 1) * 7 + (2, 2))(torch.float32, contract.generator())
+    with running("reference"):
+        truth = ops.psf_convolve(image, psf)
+    with running(backend):
+        torch.testing.assert_close(ops.psf_convolve(image, psf), truth, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@every_mode
+@every_backend
+def test_not_finite_spreads_over_its_image_only(backend: str, mode: str, boundary: str, bad: float) -> None:
+    image, psf = normal((3, 14, 9), (4, 5))(torch.float32, contract.generator())
+    call = convolution(mode, boundary)
+    with running(backend):
+        clean = call(image, psf)
+        for row, column in ((0, 0), (13, 8), (6, 4)):
+            spoiled = image.clone()
+            spoiled[1, row, column] = bad
+            result = call(spoiled, psf)
+            assert result[1].isnan().all()
+            assert torch.equal(result[0], clean[0])
+            assert torch.equal(result[2], clean[2])
+        many = torch.stack((psf, psf.clone(), psf))
+        many[1, 2, 2] = bad
+        result = call(image[0], many)
+        assert result[1].isnan().all()
+        assert torch.equal(result[0], result[2])
+        assert result[0].isfinite().all()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), complex(0, float("nan")), complex(1, -float("inf"))])
+@pytest.mark.parametrize("shape", [(12, 10), (11, 13), (1, 2)])
+@every_backend
+def test_not_finite_spreads_over_its_field_only(backend: str, shape: tuple[int, int], bad: complex) -> None:
+    field = torch.view_as_complex(torch.randn((3, *shape, 2), generator=contract.generator()))
+    transfer = torch.ones(shape)
+    with running(backend):
+        clean = ops.fourier_filter(field, transfer)
+        field[1, -1, -1] = bad
+        result = torch.view_as_real(ops.fourier_filter(field, transfer))
+    assert result[1].isnan().all()
+    assert torch.equal(result[::2], torch.view_as_real(clean)[::2])
+
+
+def test_bad_arguments_are_named() -> None:
+    image, psf = torch.ones(2, 8, 9), torch.ones(3, 4)
+    convolve, fourier = ops.psf_convolve, ops.fourier_filter
+    expect = contract.expect_error
+    expect(TypeError, ("image", "Tensor", "ndarray"), lambda: convolve(np.ones((8, 9)), psf))
+    expect(TypeError, ("image", "float32", "int64"), lambda: convolve(image.long(), psf))
+    expect(TypeError, ("image", "float32", "complex64"), lambda: convolve(image * 1j, psf))
+    expect(TypeError, ("psf", "float32", "float64"), lambda: convolve(image, psf.double()))
+    expect(TypeError, ("psf", "Tensor", "float"), lambda: convolve(image, 2.0))
+    expect(ValueError, ("psf", "(..., h, w)", "(4,)"), lambda: convolve(image, psf[0]))
+    expect(ValueError, ("image", "row", "(2, 0, 9)"), lambda: convolve(image[:, :0], psf))
+    expect(ValueError, ("psf", "column", "(3, 0)"), lambda: convolve(image, psf[:, :0]))
+    expect(ValueError, ("image", "psf", "(2,)", "(3,)"), lambda: convolve(image, psf.expand(3, 3, 4)))
+    expect(ValueError, ("mode", "'valid'", "'inner'"), lambda: convolve(image, psf, mode="inner"))
+    expect(ValueError, ("boundary", "'circular'", "'wrap'"), lambda: convolve(image, psf, boundary="wrap"))
+    expect(ValueError, ("mode", "same", "full"), lambda: convolve(image, psf, mode="full", boundary="circular"))
+    expect(ValueError, ("psf", "(8, 9)", "(3, 10)"), lambda: convolve(image, torch.ones(3, 10), mode="valid"))
+    expect(ValueError, ("psf", "device", "meta"), lambda: convolve(image, psf.to("meta")))
+    expect(TypeError, ("field", "complex64", "int64"), lambda: fourier(image.long(), image))
+    expect(TypeError, ("transfer", "complex64", "complex128"), lambda: fourier(image, image.double()))
+    expect(ValueError, ("transfer", "(8, 9)", "(8, 1)"), lambda: fourier(image, torch.ones(8, 1)))
+    expect(ValueError, ("field", "(2, 0, 9)"), lambda: fourier(image[:, :0], image[:, :0]))
+
+
+# ---- truth ----
+
+SHAPES = [
+    ((16, 16), (5, 5)),
+    ((16, 16), (4, 6)),
+    ((17, 12), (3, 8)),
+    ((31, 29), (7, 11)),
+    ((23, 37), (23, 37)),
+    ((5, 7), (9, 12)),
+    ((12, 13), (40, 3)),
+    ((1, 50), (1, 7)),
+    ((64, 40), (33, 17)),
+]
+
+
+def summed(image: Tensor, psf: Tensor, mode: str, boundary: str) -> Tensor:
+    """The convolution by direct summation, in float64, for images without leading axes."""
+    (height, width), (h, w) = image.shape, psf.shape
+    full = scipy.signal.convolve(image.double().numpy(), psf.double().numpy(), mode="full", method="direct")
+    if boundary == "circular":
+        result = np.zeros((height, width))
+        rows = (np.arange(full.shape[0]) - h // 2) % height
+        columns = (np.arange(full.shape[1]) - w // 2) % width
+        np.add.at(result, (rows[:, None], columns[None, :]), full)
+    elif mode == "valid":
+        result = full[h - 1 : height, w - 1 : width]
+    elif mode == "same":
+        result = full[h // 2 :, w // 2 :][:height, :width]
+    else:
+        result = full
+    return torch.from_numpy(np.ascontiguousarray(result))
+
+
+def limit(in_torch: Tensor, truth: Tensor) -> float:
+    """The contract's tolerance: torch's own error in float32 sets it."""
+    if in_torch.dtype in (torch.float64, torch.complex128):
+        return contract.FLOAT64_TOLERANCE
+    return 2 * contract.relative_error(in_torch, truth) + 4 * torch.finfo(torch.float32).eps
+
+
+@every_dtype
+@every_mode
+@pytest.mark.parametrize(("image_shape", "psf_shape"), SHAPES)
+@pytest.mark.parametrize("backend", (*BACKENDS, "reference"))
+def test_convolution_against_direct_summation(
+    backend: str, image_shape: tuple[int, int], psf_shape: tuple[int, int], mode: str, boundary: str, dtype: torch.dtype
+) -> None:
+    if mode == "valid" and (psf_shape[0] > image_shape[0] or psf_shape[1] > image_shape[1]):
+        pytest.skip("no valid output")
+    image, psf = normal(image_shape, psf_shape)(dtype, contract.generator())
+    truth = summed(image, psf, mode, boundary)
+    with running("reference"):
+        in_torch = ops.psf_convolve(image, psf, mode=mode, boundary=boundary)
+    with running(backend):
+        result = ops.psf_convolve(image, psf, mode=mode, boundary=boundary)
+    assert result.shape == truth.shape
+    assert contract.relative_error(result, truth) <= limit(in_torch, truth)
+
+
+@every_backend
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_convolution_of_any_shape(backend: str, data: st.DataObject) -> None:
+    mode, boundary = data.draw(st.sampled_from(MODES))
+    image_shape = data.draw(st.tuples(st.integers(1, 40), st.integers(1, 40)))
+    largest = image_shape if mode == "valid" else (45, 45)
+    psf_shape = data.draw(st.tuples(*(st.integers(1, size) for size in largest)))
+    batches = data.draw(st.sampled_from([((), ()), ((2,), ()), ((), (2,)), ((2, 1), (3,)), ((3,), (3,))]))
+    dtype = torch.float64
+    image, psf = normal(batches[0] + image_shape, batches[1] + psf_shape)(dtype, contract.generator(7))
+    with running(backend):
+        result = ops.psf_convolve(image, psf, mode=mode, boundary=boundary)
+    batch = torch.broadcast_shapes(*batches)
+    images = image.expand(*batch, *image_shape).reshape(-1, *image_shape)
+    psfs = psf.expand(*batch, *psf_shape).reshape(-1, *psf_shape)
+    truth = torch.stack([summed(a, b, mode, boundary) for a, b in zip(images, psfs, strict=True)])
+    assert contract.relative_error(result, truth.reshape(*batch, *truth.shape[1:])) <= contract.FLOAT64_TOLERANCE
+
+
+@every_backend
+def test_origin_of_the_psf(backend: str) -> None:
+    """A point at (h//2, w//2) leaves the image where it is; one at (0, 0) moves it up and left."""
+    image = torch.rand(6, 7, dtype=torch.float64)
+    for h, w in itertools.product((1, 4, 5, 9), (1, 2, 3, 10)):
+        centred, corner = torch.zeros(2, h, w, dtype=torch.float64)
+        centred[h // 2, w // 2] = 1
+        corner[0, 0] = 1
+        with running(backend):
+            for boundary in ("zero", "circular"):
+                unmoved = ops.psf_convolve(image, centred, boundary=boundary)
+                torch.testing.assert_close(unmoved, image, rtol=0, atol=1e-14)
+            rolled = ops.psf_convolve(image, corner, boundary="circular")
+        torch.testing.assert_close(rolled, image.roll((-(h // 2), -(w // 2)), (0, 1)), rtol=0, atol=1e-14)
+
+
+@every_backend
+def test_an_image_does_not_depend_on_its_batch(backend: str) -> None:
+    """Bit for bit, also past the memory that holds filters at one time (64 MiB, here some 300 of them)."""
+    n = 330 if backend == "cpu" else 6
+    image, psf = normal((n, 150, 160), (n, 3, 3))(torch.float64, contract.generator())
+    with running(backend):
+        together = ops.psf_convolve(image, psf)
+        for i in (0, n // 2, n - 1):
+            assert torch.equal(together[i], ops.psf_convolve(image[i], psf[i]))
+
+
+@every_dtype
+@pytest.mark.parametrize("shape", [(8, 8), (1, 1), (11, 13), (2, 67), (63, 22), (37, 100), (3, 521), (97, 1)])
+@pytest.mark.parametrize("backend", (*BACKENDS, "reference"))
+def test_filter_against_scipy(backend: str, shape: tuple[int, int], dtype: torch.dtype) -> None:
+    field, transfer = (torch.complex(*normal(shape, shape)(dtype, contract.generator(seed))) for seed in (1, 2))
+    spectrum = scipy.fft.fft2(field.to(torch.complex128).numpy()) * transfer.to(torch.complex128).numpy()
+    truth = torch.from_numpy(scipy.fft.ifft2(spectrum))
+    with running("reference"):
+        in_torch = ops.fourier_filter(field, transfer)
+    with running(backend):
+        result = ops.fourier_filter(field, transfer)
+        centered = ops.fourier_filter(field, torch.fft.fftshift(transfer), centered=True)
+    assert result.dtype == field.dtype
+    assert contract.relative_error(result, truth) <= limit(in_torch, truth)
+    assert torch.equal(result, centered)
+
+
+@every_backend
+@pytest.mark.parametrize("shape", [(12, 15), (13, 34)])
+def test_a_phase_ramp_shifts(backend: str, shape: tuple[int, int]) -> None:
+    rows, columns = shape
+    turns = torch.fft.fftfreq(rows, dtype=torch.float64)[:, None] * 2 - 3 * torch.fft.fftfreq(
+        columns, dtype=torch.float64
+    )
+    image = torch.rand(4, *shape, dtype=torch.float64, requires_grad=True)
+    with running(backend):
+        shifted = ops.fourier_filter(image, torch.polar(torch.ones_like(turns), -2 * torch.pi * turns))
+        (gradient,) = torch.autograd.grad((shifted * torch.arange(columns)).real.sum(), image)
+    truth = image.detach().roll((2, -3), (1, 2))
+    torch.testing.assert_close(shifted.detach(), truth.to(torch.complex128), rtol=0, atol=1e-13)
+    expected = torch.arange(columns, dtype=torch.float64).roll(3).expand_as(gradient)
+    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("boundary", ["zero", "circular"])
+@every_backend
+def test_gradients_are_adjoints(backend: str, boundary: str) -> None:
+    """<psf * image, weight> = <image, gradient> for the image as for the PSF, at sizes that gradcheck cannot reach."""
+    image, psf, weight = normal((5, 61, 48), (2, 1, 37, 64), (2, 5, 61, 48))(torch.float64, contract.generator())
+    leaves = (image.requires_grad_(), psf.requires_grad_())
+    with running(backend):
+        product = (ops.psf_convolve(*leaves, boundary=boundary) * weight).sum()
+        gradients = torch.autograd.grad(product, leaves)
+    for leaf, gradient in zip(leaves, gradients, strict=True):
+        torch.testing.assert_close((leaf * gradient).sum(), product, rtol=1e-10, atol=1e-8)
+
+
+def test_expected_backends_are_offered() -> None:
+    assert set(BACKENDS) <= set(op.IMPLEMENTED)
+    assert set(BACKENDS) <= set(ops.available_backends())
