@@ -77,7 +77,6 @@ void pack_rows(const Inputs<T>& inputs, const Plan& plan, const Item<T>& item, c
   }
   for (std::int64_t i = range.end; i < whole(range.end, kPadding); ++i) {
     for (std::int64_t k = 0; k < plan.features_padded; ++k) item.queries[i * plan.features_padded + k] = T(0);
-    item.rows[i] = -INFINITY;
   }
 }
 
