@@ -1,4 +1,6 @@
 // Compiled once per instruction set (BITLENS_ISA); the baseline copy also holds the entry points.
+#include <string.h>
+
 #include "kernel.h"
 #include "math.h"
 
@@ -31,9 +33,11 @@ BITLENS_FUNCTION void evaluate_elements(const Arguments<T>& arguments, std::int6
     for (int input = 0; input < kInputs; ++input) {
       const T* source = arguments.inputs[input] + offsets[input];
       const std::int64_t stride = layout.strides[input][last];
+      double lanes[kWidth];  // lanes past the end repeat the first
       for (int lane = 0; lane < kWidth; ++lane) {
-        values[input][lane] = static_cast<double>(source[(lane < count ? lane : 0) * stride]);
+        lanes[lane] = static_cast<double>(source[(lane < count ? lane : 0) * stride]);
       }
+      memcpy(&values[input], lanes, sizeof(lanes));
     }
     const auto result = ::bitlens::BITLENS_ISA::poisson_gaussian::evaluate<Order, Pack>(values[0], values[1], values[2],
                                                                                         values[3], values[4]);
