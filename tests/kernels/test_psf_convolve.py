@@ -153,6 +153,14 @@ def test_threads_agree(backend: str, case: Case) -> None:
     contract.check_threads_agree(case, backend)
 
 
+@pytest.mark.parametrize("psf_batch", [(), (24,), (6, 1)])
+@every_backend
+def test_threads_agree_where_work_is_split(backend: str, psf_batch: tuple[int, ...]) -> None:
+    """The contract's cases are too small to be worth a second thread."""
+    case = Case(convolution("same", "zero"), normal((24, 90, 70), (*psf_batch, 20, 21)))
+    contract.check_threads_agree(case, backend)
+
+
 @every_dtype
 @every_case
 def test_instruction_sets_agree(case: Case, dtype: torch.dtype) -> None:

@@ -379,6 +379,7 @@ struct Aligned {
 };
 
 constexpr std::int64_t kSpectraBytes = std::int64_t{64} << 20;  // of filters held at a time
+constexpr std::int64_t kLeastPiece = 1 << 16;  // numbers of spectrum per piece of work, some 50 us
 
 template <class T, class MakeSpectrum, class Apply>
 void run(Arguments<T> arguments, int threads, MakeSpectrum make_spectrum, Apply apply) {
@@ -440,7 +441,9 @@ void run(Arguments<T> arguments, int threads, MakeSpectrum make_spectrum, Apply 
   // One piece and one workspace per thread, made before the parallel region, out of which nothing may throw.
   const std::int64_t pieces = std::min<std::int64_t>(std::max(threads, 1), count);
   const Aligned<T> memory(pieces * memory_size);
-  const auto grain_of = [&](std::int64_t items) { return std::max<std::int64_t>(1, (items + pieces - 1) / pieces); };
+  const auto grain_of = [&](std::int64_t items) {
+    return std::max((items + pieces - 1) / pieces, (kLeastPiece + spectrum_size - 1) / spectrum_size);
+  };
   std::int64_t next = 0;
   for (std::int64_t begin = 0; begin < n_filters; begin += held) {
     const std::int64_t end = std::min(begin + held, n_filters);

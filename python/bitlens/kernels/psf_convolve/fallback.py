@@ -259,7 +259,7 @@ def psf_convolve(kind: int, first: Tensor, second: Tensor, window: tuple[int, ..
                 kind, *planes, order, *indices, window, support, vertical, horizontal, outputs, begin, end
             ),
             order.size,
-            1,
+            1 + 4096 // (row_size * column_size),
             threads,
         )
     # NumPy does the last steps: a Function's output must not be a view of a torch tensor in forward mode.
