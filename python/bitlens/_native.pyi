@@ -20,3 +20,25 @@ def poisson_gaussian_log_prob_double(
     order: int,
     threads: int,
 ) -> None: ...
+def psf_convolve_float(
+    kind: int,
+    batch_shape: Sequence[int],
+    batch_strides: Sequence[Sequence[int]],
+    first: int,
+    second: int,
+    output: int,
+    sizes: Sequence[Sequence[int]],
+    window: Sequence[int],
+    threads: int,
+) -> None: ...
+def psf_convolve_double(
+    kind: int,
+    batch_shape: Sequence[int],
+    batch_strides: Sequence[Sequence[int]],
+    first: int,
+    second: int,
+    output: int,
+    sizes: Sequence[Sequence[int]],
+    window: Sequence[int],
+    threads: int,
+) -> None: ...

@@ -3,11 +3,10 @@
 // One image at a time, in three passes over a half-transformed plane that stays in cache: columns forward (one column
 // per lane, two real columns as one complex transform), rows forward times the filter's spectrum and back (one row
 // per lane, so no padded plane is ever written), columns back. Tiles are transposed on the way in and out of the
-// plane. Nothing is shared between images, so neither the batch nor the threads can change a result, and a NaN stays
-// in its image.
-#include <string.h>
-
+// plane. Images share no arithmetic, so neither their neighbours in the batch nor the threads can change a result, and
+// a NaN stays in its image.
 #include "kernel.h"
+#include "lanes.h"
 #include "math.h"
 
 #if defined(BITLENS_ENTRY_POINTS)
@@ -21,18 +20,8 @@
 #include "plan.h"
 #endif
 
-#if defined(__AVX512F__)
-#define BITLENS_VECTOR_BYTES 64
-#elif defined(__AVX2__)
-#define BITLENS_VECTOR_BYTES 32
-#else
-#define BITLENS_VECTOR_BYTES 16
-#endif
-
 namespace bitlens {
 namespace psf_convolve {
-
-constexpr int kMaxVectorBytes = 64;
 
 // What one call shares among its images.
 template <class T>
@@ -50,80 +39,6 @@ namespace {
 
 namespace fourier = ::bitlens::BITLENS_ISA::fourier;
 using fourier::Complex;
-
-template <class T>
-struct Vector;
-template <>
-struct Vector<float> {
-  typedef float Type __attribute__((vector_size(BITLENS_VECTOR_BYTES)));
-  typedef int32_t Index __attribute__((vector_size(BITLENS_VECTOR_BYTES)));
-};
-template <>
-struct Vector<double> {
-  typedef double Type __attribute__((vector_size(BITLENS_VECTOR_BYTES)));
-  typedef int64_t Index __attribute__((vector_size(BITLENS_VECTOR_BYTES)));
-};
-
-template <class T>
-constexpr int kLanes = BITLENS_VECTOR_BYTES / static_cast<int>(sizeof(T));
-
-// The first `count` lanes from memory, zeros in the others. An infinity becomes NaN here: it has no spectrum, and
-// left alone it would reach some outputs as an infinity and others as NaN.
-template <class T>
-BITLENS_FUNCTION typename Vector<T>::Type load(const T* source, int64_t count) {
-  typename Vector<T>::Type value{};
-  if (count >= kLanes<T>) {
-    memcpy(&value, source, sizeof(value));
-  } else {
-    for (int64_t lane = 0; lane < count; ++lane) value[lane] = source[lane];
-  }
-  return value + value * T(0);
-}
-
-template <class T>
-BITLENS_FUNCTION void store(T* target, typename Vector<T>::Type value, int64_t count) {
-  if (count >= kLanes<T>) {
-    memcpy(target, &value, sizeof(value));
-  } else {
-    for (int64_t lane = 0; lane < count; ++lane) target[lane] = value[lane];
-  }
-}
-
-// Exchanges the off-diagonal blocks of side Step, then of half of it, and so on.
-template <int Step, class T>
-struct Transpose {
-  BITLENS_FUNCTION void run(typename Vector<T>::Type* tile) {
-    constexpr int kCount = kLanes<T>;
-    typename Vector<T>::Index low, high;
-    for (int lane = 0; lane < kCount; ++lane) {
-      low[lane] = lane & Step ? kCount + lane - Step : lane;
-      high[lane] = lane & Step ? kCount + lane : lane + Step;
-    }
-    for (int i = 0; i < kCount; ++i) {
-      if (i & Step) continue;
-      const auto a = tile[i], b = tile[i + Step];
-#if defined(__clang__)
-      for (int lane = 0; lane < kCount; ++lane) {
-        tile[i][lane] = low[lane] < kCount ? a[low[lane]] : b[low[lane] - kCount];
-        tile[i + Step][lane] = high[lane] < kCount ? a[high[lane]] : b[high[lane] - kCount];
-      }
-#else
-      tile[i] = __builtin_shuffle(a, b, low);
-      tile[i + Step] = __builtin_shuffle(a, b, high);
-#endif
-    }
-    Transpose<Step / 2, T>::run(tile);
-  }
-};
-template <class T>
-struct Transpose<0, T> {
-  BITLENS_FUNCTION void run(typename Vector<T>::Type*) {}
-};
-
-template <class T>
-BITLENS_FUNCTION void transpose(typename Vector<T>::Type* tile) {
-  Transpose<kLanes<T> / 2, T>::run(tile);
-}
 
 // Where output `index` of a convolution lies in the transform, and where its alias is; -1 for neither.
 struct Source {
@@ -464,6 +379,7 @@ struct Aligned {
 };
 
 constexpr std::int64_t kSpectraBytes = std::int64_t{64} << 20;  // of filters held at a time
+constexpr std::int64_t kLeastPiece = 1 << 16;  // numbers of spectrum per piece of work, some 50 us
 
 template <class T, class MakeSpectrum, class Apply>
 void run(Arguments<T> arguments, int threads, MakeSpectrum make_spectrum, Apply apply) {
@@ -522,29 +438,32 @@ void run(Arguments<T> arguments, int threads, MakeSpectrum make_spectrum, Apply 
                                         kSpectraBytes / (spectrum_size * static_cast<std::int64_t>(sizeof(T)))));
   const Aligned<T> spectra(held * spectrum_size);
   const std::int64_t output_size = (real ? 1 : 2) * arguments.row.count * arguments.column.count;
-  const auto pieces_of = [&](std::int64_t items) {  // a few per thread: each piece allocates its own workspace
-    return std::max<std::int64_t>(1, items / (4 * std::max(threads, 1)));
+  // One piece and one workspace per thread, made before the parallel region, out of which nothing may throw.
+  const std::int64_t pieces = std::min<std::int64_t>(std::max(threads, 1), count);
+  const Aligned<T> memory(pieces * memory_size);
+  const auto grain_of = [&](std::int64_t items) {
+    return std::max((items + pieces - 1) / pieces, (kLeastPiece + spectrum_size - 1) / spectrum_size);
   };
   std::int64_t next = 0;
   for (std::int64_t begin = 0; begin < n_filters; begin += held) {
     const std::int64_t end = std::min(begin + held, n_filters);
-    parallel_for(end - begin, pieces_of(end - begin), threads, [&](std::int64_t from, std::int64_t to) {
-      const Aligned<T> memory(memory_size);
+    parallel_for(end - begin, grain_of(end - begin), threads, [&](std::int64_t from, std::int64_t to) {
+      T* const workspace = memory.memory + from / grain_of(end - begin) * memory_size;
       for (std::int64_t i = from; i < to; ++i) {
         make_spectrum(problem, arguments.second.data + distinct_filters[begin + i], spectra.memory + i * spectrum_size,
-                      memory.memory);
+                      workspace);
       }
     });
     std::int64_t last = next;
     while (last < count && (end == n_filters || filters[order[last]] < distinct_filters[end])) ++last;
-    parallel_for(last - next, pieces_of(last - next), threads, [&](std::int64_t from, std::int64_t to) {
-      const Aligned<T> memory(memory_size);
+    parallel_for(last - next, grain_of(last - next), threads, [&](std::int64_t from, std::int64_t to) {
+      T* const workspace = memory.memory + from / grain_of(last - next) * memory_size;
       for (std::int64_t i = next + from; i < next + to; ++i) {
         const std::int64_t b = order[i];
         const auto found = std::lower_bound(distinct_filters.begin() + begin, distinct_filters.begin() + end, filters[b]);
         const std::int64_t slot = found - (distinct_filters.begin() + begin);
         apply(problem, arguments.first.data + images[b], spectra.memory + slot * spectrum_size,
-              arguments.output + b * output_size, memory.memory);
+              arguments.output + b * output_size, workspace);
       }
     });
     next = last;

@@ -259,8 +259,10 @@ def psf_convolve(kind: int, first: Tensor, second: Tensor, window: tuple[int, ..
                 kind, *planes, order, *indices, window, support, vertical, horizontal, outputs, begin, end
             ),
             order.size,
-            1,
+            1 + 4096 // (row_size * column_size),
             threads,
         )
-    result = torch.from_numpy(outputs)
-    return (result if first.is_complex() else result.real).to(first.dtype).reshape(*batch, window[1], window[4])
+    # NumPy does the last steps: a Function's output must not be a view of a torch tensor in forward mode.
+    values = outputs if first.is_complex() else outputs.real
+    dtype = torch.empty(0, dtype=first.dtype).numpy().dtype
+    return torch.from_numpy(values.astype(dtype).reshape(*batch, window[1], window[4]))
