@@ -29,9 +29,7 @@ def build(compiler, folder, *flags):
     return executable
 
 
-@pytest.fixture(
-    scope="module", params=[(), ("-DCUDA_ON_CPU_UCONTEXT",), ("-O3",)], ids=["native", "ucontext", "O3"]
-)
+@pytest.fixture(scope="module", params=[(), ("-DCUDA_ON_CPU_UCONTEXT",), ("-O3",)], ids=["native", "ucontext", "O3"])
 def faults(request, compiler, tmp_path_factory):
     return build(compiler, tmp_path_factory.mktemp("faults"), *request.param)
 
@@ -106,9 +104,7 @@ def test_missing_barrier_changes_the_result(faults, right, faulty, value):
 
 
 def test_static_shared_memory_is_common_to_the_block(faults):
-    np.testing.assert_array_equal(
-        run(faults, "static_shared", 3), np.tile(np.arange(N_THREADS)[::-1], (3, 1))
-    )
+    np.testing.assert_array_equal(run(faults, "static_shared", 3), np.tile(np.arange(N_THREADS)[::-1], (3, 1)))
 
 
 def test_exit_before_a_barrier_is_an_error_with_counts(faults):
@@ -166,9 +162,7 @@ def test_sanitizer_sees_access_past_dynamic_shared_memory(sanitized_faults, acce
     assert "in out_of_bounds_kernel" in result.stderr
 
 
-@pytest.mark.parametrize(
-    "case", ["within_bounds", "sum_float", "reused_tile", "static_shared", "sum_after_failure"]
-)
+@pytest.mark.parametrize("case", ["within_bounds", "sum_float", "reused_tile", "static_shared", "sum_after_failure"])
 def test_sanitizer_is_silent_on_right_kernels(sanitized_faults, case):
     run(sanitized_faults, case)
 

@@ -1,0 +1,110 @@
+"""Which numbers of an encoder and a noise model may change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Choice(NamedTuple):
+    """`learned` by name, and those that required gradients but stay as they are."""
+
+    learned: dict[str, nn.Parameter]
+    frozen: list[Tensor]
+
+
+def choose_parameters(encoder: Callable[[Tensor], Tensor], noise: nn.Module, names: Sequence[str] | None) -> Choice:
+    """The parameters that change, by the names the caller gave or their dotted names; all others are frozen.
+
+    A name is that of a parameter or of a buffer of real numbers, which then becomes a parameter, in the encoder or in
+    the noise; "encoder." or "noise." in front says which where both have it.
+
+    Raises:
+        TypeError: names that are not a sequence of strings.
+        ValueError: nothing to change, a name that is unknown, ambiguous or given twice.
+    """
+    modules = {"encoder": encoder, "noise": noise}
+    found = {
+        f"{owner}.{name}": value
+        for owner, module in modules.items()
+        if isinstance(module, nn.Module)
+        for name, value in (*module.named_parameters(), *module.named_buffers())
+        if value.dtype.is_floating_point
+    }
+    learned = {name for name, value in found.items() if isinstance(value, nn.Parameter) and value.requires_grad}
+    if names is None:
+        if not learned:
+            raise ValueError(
+                "parameters: need at least one that requires grad in encoder or noise, or names of what may change; "
+                f"there are {_listed(found)}"
+            )
+        chosen = {_shortest(name, found): name for name in found if name in learned}
+    else:
+        chosen = _by_names(names, found)
+    for present in found.values():
+        if isinstance(present, nn.Parameter):
+            present.requires_grad_(False)
+    result: dict[str, nn.Parameter] = {}
+    for given, full in chosen.items():
+        owner, _, name = full.partition(".")
+        module = modules[owner]
+        assert isinstance(module, nn.Module)
+        parameter = _as_parameter(module, name)
+        parameter.requires_grad_(True)
+        result[given] = parameter
+    frozen = [found[name] for name in sorted(learned - set(chosen.values()))]
+    return Choice(result, frozen)
+
+
+def _by_names(names: Sequence[str], found: dict[str, Tensor]) -> dict[str, str]:
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"parameters: need a sequence of names, got {names!r}")
+    if not names:
+        raise ValueError("parameters: need at least one name, got none")
+    chosen: dict[str, str] = {}
+    for name in names:
+        matches = [full for full in found if full == name or full.partition(".")[2] == name]
+        if len(matches) != 1:
+            problem = "unknown" if not matches else "ambiguous"
+            hint = f"there are {_listed(found)}" if not matches else f"use one of {', '.join(matches)}"
+            raise ValueError(f"parameters: {name!r} is {problem}; {hint}")
+        if matches[0] in chosen.values():
+            raise ValueError(f"parameters: {name!r} is given twice")
+        chosen[name] = matches[0]
+    return chosen
+
+
+def _shortest(full: str, found: dict[str, Tensor]) -> str:
+    bare = full.partition(".")[2]
+    return bare if sum(other.partition(".")[2] == bare for other in found) == 1 else full
+
+
+def _listed(found: dict[str, Tensor]) -> str:
+    return ", ".join(_shortest(name, found) for name in found) or "none"
+
+
+def _as_parameter(module: nn.Module, name: str) -> nn.Parameter:
+    path, _, last = name.rpartition(".")
+    owner = module.get_submodule(path)
+    value: Any = getattr(owner, last)
+    if isinstance(value, nn.Parameter):
+        return value
+    delattr(owner, last)
+    parameter = nn.Parameter(value.detach().clone())
+    owner.register_parameter(last, parameter)
+    return parameter
+
+
+def copy_of(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Detached copies of the present values."""
+    return {name: parameter.detach().clone() for name, parameter in parameters.items()}
+
+
+@torch.no_grad()
+def restore_(parameters: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None:
+    """Put copies back in place."""
+    for name, parameter in parameters.items():
+        parameter.copy_(values[name])

@@ -1,0 +1,100 @@
+"""How many bits a batch of encoded scenes carries, as a differentiable function of the means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitlens.noise import NoiseModel
+
+# The correction for few scenes stops here: below, the sample covariance says too little about the true one.
+_SMALLEST_SHARE = 0.02
+
+
+def gaussian_information(mean: Tensor, noise: NoiseModel) -> Tensor:
+    """0.5 log det(2 pi e Cov z) - E h(z|y), in nats per image: what a Gaussian z of that covariance would carry.
+
+    Cov z = Cov E[z|y] + diag E Var(z|y), over the batch and in closed form over the noise: no noise is drawn. The
+    noise on the diagonal keeps it regular for fewer scenes than pixels, and the log determinant of the covariance
+    of n scenes is corrected to that of infinitely many (exact for Gaussian scenes as n and the pixels grow together).
+    The maximum of entropy makes it an upper bound of the information up to that correction. Differentiable.
+
+    Args:
+        mean: (n, ...) encoded scenes, photo-electrons, n >= 2.
+
+    Raises:
+        ValueError: fewer than two scenes.
+
+    Reference: the correction inverts eq. 4 of Hachem et al. 2008, doi:10.1109/TIT.2008.928229.
+    """
+    if mean.ndim < 2 or mean.shape[0] < 2:
+        raise ValueError(f"mean: need at least 2 encoded scenes (n, ...), got shape {tuple(mean.shape)}")
+    y = mean.to(torch.float64)
+    variance = noise_method(noise, "variance")(y).flatten(1).mean(dim=0)
+    if getattr(noise, "discrete", False):
+        # The entropy of counts is the differential entropy of counts + Uniform(0, 1).
+        variance = variance + 1 / 12
+    expected = noise_method(noise, "expected")(y).flatten(1)
+    whitened = (expected - expected.mean(dim=0)) / variance.sqrt()
+    log_determinant = torch.log(variance).sum() + _log_det_one_plus(whitened)
+    n_pixels = variance.numel()
+    entropy_given_scene = noise.entropy(y).flatten(1).sum(dim=1).mean()
+    log_two_pi_e = 2.8378770664093453
+    return 0.5 * (n_pixels * log_two_pi_e + log_determinant) - entropy_given_scene
+
+
+def noise_method(noise: NoiseModel, name: str) -> Any:
+    """The method of the noise model, which a model of the user's own may lack.
+
+    Raises:
+        TypeError: it has none.
+    """
+    method = getattr(noise, name, None)
+    if not callable(method):
+        raise TypeError(
+            f"noise: need a method {name}(mean) for the Gaussian objective; {type(noise).__name__} has none"
+        )
+    return method
+
+
+def _log_det_one_plus(centred: Tensor) -> Tensor:
+    """log det(I + C) of the covariance C behind the n rows of `centred`, each with its sample mean taken off.
+
+    With S the sample covariance of n degrees of freedom and kappa the largest root of
+    kappa = 1 - tr[S (kappa I + S)^-1] / n, the value
+    log det(kappa I + S) - (D - n) log kappa + n (1 - kappa) tends to log det(I + C) where D / n stays fixed.
+    It is stationary in kappa, so the gradient at fixed kappa is the whole gradient.
+    """
+    if not bool(torch.isfinite(centred.detach()).all()):
+        # A factorisation would raise; NaN goes on to whoever judges the value.
+        return centred.sum() * torch.nan
+    degrees, n_pixels = centred.shape[0] - 1, centred.shape[1]
+    # The smaller of the two products has the same non-zero eigenvalues.
+    by_scene = centred.shape[0] <= n_pixels
+    product = (centred @ centred.mT if by_scene else centred.mT @ centred) / degrees
+    size = product.shape[0]
+    with torch.no_grad():
+        kappa = _noise_share(torch.linalg.eigvalsh(product.detach()).clamp(min=0.0), degrees)
+    identity = torch.eye(size, dtype=product.dtype, device=product.device)
+    factor = torch.linalg.cholesky(product + kappa * identity)
+    log_determinant = 2 * torch.log(factor.diagonal()).sum() + (n_pixels - size) * torch.log(kappa)
+    return log_determinant - (n_pixels - degrees) * torch.log(kappa) + degrees * (1 - kappa)
+
+
+def _noise_share(eigenvalues: Tensor, degrees: int) -> Tensor:
+    """The largest root in (0, 1] of kappa - 1 + sum s / (kappa + s) / degrees, a convex function, by Newton from 1."""
+    kappa = torch.ones((), dtype=eigenvalues.dtype, device=eigenvalues.device)
+    for _ in range(50):
+        value = kappa - 1 + (eigenvalues / (kappa + eigenvalues)).sum() / degrees
+        slope = 1 - (eigenvalues / (kappa + eigenvalues) ** 2).sum() / degrees
+        if not bool(slope > 0):
+            return torch.full_like(kappa, _SMALLEST_SHARE)
+        step = value / slope
+        kappa = kappa - step
+        if not bool(kappa > _SMALLEST_SHARE):
+            return torch.full_like(kappa, _SMALLEST_SHARE)
+        if bool(step.abs() < 1e-13):
+            break
+    return kappa

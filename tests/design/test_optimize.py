@@ -1,0 +1,255 @@
+"""optimize_design against optima that are known, and its promises."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bitlens.design import Box, DesignResult, DesignStep, Energy, optimize_design
+from bitlens.noise import GaussianNoise, PoissonGaussianNoise
+
+VARIANCES = torch.tensor([9.0, 4.0, 1.0, 0.1], dtype=torch.float64)
+STD = 1.0
+
+
+class Gains(nn.Module):
+    """mean = amplitude * scene: the amplitudes of parallel Gaussian channels."""
+
+    def __init__(self, amplitude: Tensor) -> None:
+        super().__init__()
+        self.amplitude = nn.Parameter(amplitude.clone())
+        self.register_buffer("level", torch.tensor(0.0, dtype=torch.float64))
+        self.spare = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+
+    def forward(self, scene: Tensor) -> Tensor:
+        return self.amplitude * scene + self.level
+
+
+def scenes(n: int = 600, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 4, generator=generator, dtype=torch.float64) * VARIANCES.sqrt()
+
+
+def run(
+    *,
+    encoder: nn.Module | None = None,
+    n_steps: int = 5,
+    n_scenes: int = 200,
+    callback: Callable[[DesignStep], None] | None = None,
+    seed: int = 0,
+) -> DesignResult:
+    return optimize_design(
+        Gains(torch.ones(4, dtype=torch.float64)) if encoder is None else encoder,
+        GaussianNoise(STD),
+        scenes(n_scenes),
+        parameters=["amplitude"],
+        constraints={"amplitude": Energy(1.0, measure="rms")},
+        n_steps=n_steps,
+        generator=torch.Generator().manual_seed(seed),
+        judge_scenes=scenes(n_scenes, 1),
+        callback=callback,
+    )
+
+
+def water_filling(power: float) -> Tensor:
+    """Squared amplitudes that maximise sum log(1 + a v / s^2) under sum a = power: bisection on the water level."""
+    low, high = 0.0, 100.0
+    for _ in range(200):
+        level = 0.5 * (low + high)
+        filled = (level - STD**2 / VARIANCES).clamp(min=0)
+        low, high = (level, high) if filled.sum() < power else (low, level)
+    return filled
+
+
+def test_reaches_water_filling() -> None:
+    data = scenes(1000)
+    # Scenes of exactly the covariance that the formula is told, so that the optimum is exact.
+    data = data - data.mean(0)
+    covariance = data.mT @ data / (len(data) - 1)
+    data = data @ torch.linalg.inv(torch.linalg.cholesky(covariance)).mT * VARIANCES.sqrt()
+    result = optimize_design(
+        Gains(torch.ones(4, dtype=torch.float64)),
+        GaussianNoise(STD),
+        data,
+        parameters=["amplitude"],
+        constraints={"amplitude": Energy(1.0, measure="rms")},
+        n_steps=300,
+        batch_size=1000,
+        judge_scenes=scenes(200, 1),
+        generator=torch.Generator().manual_seed(0),
+    )
+    found = result.parameters["amplitude"].square()
+    assert found.sum().item() == pytest.approx(4.0, abs=1e-9)
+    # The weakest channel gets nothing; its last crumbs of amplitude decay slowly because the gradient vanishes there.
+    torch.testing.assert_close(found, water_filling(4.0), rtol=0, atol=0.01)
+    best = 0.5 * torch.log2(1 + water_filling(4.0) * VARIANCES / STD**2).sum().item()
+    # The correction for few scenes moves the value by less than 0.01 bits at 1000 scenes and 4 pixels.
+    assert result.history[-1].objective_bits == pytest.approx(best, abs=0.01)
+
+
+def test_judged_by_another_estimator_with_both_bounds() -> None:
+    result = run(n_steps=150, n_scenes=500)
+    best = 0.5 * torch.log2(1 + water_filling(4.0) * VARIANCES / STD**2).sum().item()
+    start = 0.5 * torch.log2(1 + VARIANCES / STD**2).sum().item()
+    for estimate, truth in ((result.before, start), (result.after, best)):
+        assert estimate.lower_bits is not None
+        assert estimate.upper_bits is not None
+        assert estimate.ceiling_bits == pytest.approx(math.log2(500))
+        assert estimate.stderr_bits is not None
+        assert abs(estimate.bits - truth) < 4 * estimate.stderr_bits + 0.5 * (estimate.upper_bits - estimate.lower_bits)
+    assert result.gain_bits_per_pixel == pytest.approx((result.after.bits - result.before.bits) / 4)
+
+
+def test_the_arguments_stay_as_they_were() -> None:
+    encoder = Gains(torch.ones(4, dtype=torch.float64))
+    result = run(encoder=encoder)
+    assert torch.equal(encoder.amplitude, torch.ones(4, dtype=torch.float64))
+    assert encoder.amplitude.grad is None
+    copy = result.encoder
+    assert isinstance(copy, Gains)
+    assert not torch.equal(copy.amplitude, encoder.amplitude)
+    assert copy.spare.requires_grad
+    assert torch.equal(copy.spare, encoder.spare)
+
+
+def test_repeats_bit_for_bit_with_one_and_two_threads() -> None:
+    n_threads = torch.get_num_threads()
+    results = []
+    try:
+        for n in (1, 2, 2):
+            torch.set_num_threads(n)
+            results.append(run(n_steps=8, n_scenes=300))
+    finally:
+        torch.set_num_threads(n_threads)
+    first = json.dumps(results[0].to_dict())
+    assert all(json.dumps(result.to_dict()) == first for result in results[1:])
+    assert json.dumps(run(n_steps=8, n_scenes=300, seed=1).to_dict()) != first
+
+
+def test_history_has_a_row_for_every_step() -> None:
+    seen: list[DesignStep] = []
+    result = run(n_steps=6, callback=seen.append)
+    assert tuple(seen) == result.history
+    assert [row.step for row in result.history] == list(range(6))
+    rates = [row.learning_rate for row in result.history]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == pytest.approx(0.05)
+    assert rates[-1] < 0.2 * rates[0]
+
+
+def test_interrupt_returns_what_is_done() -> None:
+    def stop(row: DesignStep) -> None:
+        if row.step == 3:
+            raise KeyboardInterrupt
+
+    result = run(n_steps=50, callback=stop)
+    assert len(result.history) == 4
+    assert any("interrupted after 4 of 50 steps" in warning for warning in result.warnings)
+    assert result.after.bits > result.before.bits
+
+
+class BreaksDown(Gains):
+    """Gives NaN once the first amplitude has passed a limit."""
+
+    def forward(self, scene: Tensor) -> Tensor:
+        broken = torch.where(self.amplitude[0] > 1.08, torch.nan, 1.0)
+        return super().forward(scene) * broken
+
+
+def test_not_finite_stops_at_the_last_good_step() -> None:
+    result = run(encoder=BreaksDown(torch.ones(4, dtype=torch.float64)), n_steps=40)
+    assert 0 < len(result.history) < 40
+    assert any("not finite" in warning for warning in result.warnings)
+    assert result.parameters["amplitude"][0] <= 1.08
+    assert math.isfinite(result.after.bits)
+
+
+def test_noise_parameter_that_is_a_buffer_can_change() -> None:
+    result = optimize_design(
+        Gains(torch.ones(4, dtype=torch.float64)),
+        GaussianNoise(2.0),
+        scenes(200),
+        parameters=["std"],
+        constraints={"std": Box(lower=1.5)},
+        learning_rate={"std": 0.2},
+        n_steps=30,
+        judge_scenes=scenes(100, 1),
+        generator=torch.Generator().manual_seed(0),
+    )
+    # Less noise is always more bits, so the bound is where it ends.
+    assert result.noise.std.item() == pytest.approx(1.5)
+    assert result.after.bits > result.before.bits
+
+
+def test_default_changes_all_that_require_grad_and_holds_scenes_out() -> None:
+    result = optimize_design(
+        Gains(torch.full((4,), 0.5, dtype=torch.float64)),
+        GaussianNoise(STD),
+        scenes(100),
+        n_steps=3,
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert set(result.parameters) == {"amplitude", "spare"}
+    assert result.before.n_samples == 25
+    assert any("held out" in warning for warning in result.warnings)
+
+
+def test_poisson_gaussian_prefers_light() -> None:
+    encoder = Gains(torch.full((4,), 5.0, dtype=torch.float64))
+    result = optimize_design(
+        encoder,
+        PoissonGaussianNoise(read_std=2.0),
+        scenes(200).abs(),
+        parameters=["encoder.amplitude"],
+        constraints={"encoder.amplitude": [Box(lower=0.0), Energy(6.0)]},
+        learning_rate=0.3,
+        n_steps=60,
+        judge_scenes=scenes(100, 1).abs(),
+        generator=torch.Generator().manual_seed(0),
+    )
+    # All of the budget is used, and the channel with hardly any signal gets the least.
+    amplitude = result.parameters["encoder.amplitude"]
+    assert amplitude.mean().item() == pytest.approx(6.0, abs=1e-6)
+    assert int(amplitude.argmin()) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"objective": "lucky"}, ValueError, "objective"),
+        ({"encoder": 3}, TypeError, "encoder"),
+        ({"noise": 3}, TypeError, "noise"),
+        ({"n_steps": 0}, ValueError, "n_steps"),
+        ({"scenes": "text"}, TypeError, "scenes"),
+        ({"scenes": torch.ones(4)}, ValueError, "scenes"),
+        ({"scenes": torch.ones(40, 4, dtype=torch.int64)}, TypeError, "scenes"),
+        ({"scenes": torch.full((40, 4), math.nan)}, ValueError, "scenes: need finite"),
+        ({"scenes": torch.ones(9, 4)}, ValueError, "scenes: need at least 12"),
+        ({"judge_scenes": torch.ones(5, 4)}, ValueError, "judge_scenes"),
+        ({"judge_groups": [1, 2]}, ValueError, "judge_groups"),
+        ({"parameters": ["ampitude"]}, ValueError, "'ampitude' is unknown; there are amplitude"),
+        ({"parameters": "amplitude"}, TypeError, "parameters"),
+        ({"parameters": []}, ValueError, "at least one"),
+        ({"parameters": ["amplitude", "encoder.amplitude"]}, ValueError, "twice"),
+        ({"constraints": {"spare": Box(0, 1)}}, ValueError, "constraints: 'spare' is not among"),
+        ({"constraints": {"amplitude": 3}}, TypeError, "constraints"),
+        ({"learning_rate": 0.0}, ValueError, "learning_rate"),
+        ({"learning_rate": {}}, ValueError, "none for 'amplitude'"),
+        ({"batch_size": 1}, ValueError, "batch_size"),
+    ],
+)
+def test_bad_arguments(changes: dict[str, object], error: type[Exception], message: str) -> None:
+    arguments: dict[str, object] = {
+        "encoder": Gains(torch.ones(4, dtype=torch.float64)),
+        "noise": GaussianNoise(STD),
+        "scenes": scenes(40),
+        "parameters": ["amplitude"],
+        "n_steps": 2,
+    } | changes
+    with pytest.raises(error, match=message):
+        optimize_design(**arguments)  # type: ignore[arg-type]

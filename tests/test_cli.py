@@ -1,0 +1,260 @@
+"""The command line: what it prints, and one line instead of a traceback for everything that can go wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bitlens import __version__, cli
+from bitlens.estimators import InformationEstimate, estimate_information
+from bitlens.noise import PoissonGaussianNoise
+
+POISSON_GAUSSIAN = ("--noise", "poisson-gaussian", "--read-std", "2")
+
+
+@pytest.fixture
+def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder, made the working one, with measurements z.npy (60, 6, 6) and means y.npy."""
+    generator = np.random.default_rng(0)
+    mean = generator.gamma(4, 25, (60, 1, 1)) * np.ones((60, 6, 6))
+    measured = generator.poisson(mean) + 2 * generator.standard_normal(mean.shape)
+    np.save(tmp_path / "z.npy", measured)
+    np.save(tmp_path / "y.npy", mean)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert cli.main(arguments) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out
+
+
+def fail(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line of an error; everything else about failing is the same for all."""
+    assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("bitlens: error: ")
+    assert captured.err.count("\n") == 1
+    assert captured.err.endswith("\n")
+    return captured.err.removeprefix("bitlens: error: ").rstrip("\n")
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["--help"], ["-h"]):
+        text = run(capsys, *arguments)
+        for command in ("demo", "estimate", "info", "systems"):
+            assert command in text
+    assert __version__ in run(capsys, "--version")
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    script = (
+        "import sys, bitlens.cli; bitlens.cli.main(['--help']); bitlens.cli.main(['estimate', '--help']); "
+        "sys.exit(any(name in sys.modules for name in ('torch', 'matplotlib', 'numba')))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 0
+
+
+def test_estimate_json_is_the_estimate(stack: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["estimate", "z.npy", *POISSON_GAUSSIAN, "--mean", "y.npy", "--seed", "7", "--json"]
+    fields = json.loads(run(capsys, *arguments))
+    assert list(fields) == [field.name for field in dataclasses.fields(InformationEstimate)]
+    expected = estimate_information(
+        torch.from_numpy(np.load("z.npy"))[:, None],
+        PoissonGaussianNoise(read_std=2.0),
+        mean=torch.from_numpy(np.load("y.npy"))[:, None],
+        generator=torch.Generator().manual_seed(7),
+    )
+    assert fields == expected.to_dict()
+    assert fields["seed"] == 7
+
+
+def test_estimate_without_mean_has_null_bounds(stack: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fields = json.loads(run(capsys, "estimate", "z.npy", *POISSON_GAUSSIAN, "--json"))
+    assert fields["lower_bits"] is None
+    assert fields["ceiling_bits"] is None
+    assert fields["upper_bits"] is not None
+
+
+def test_estimate_table(stack: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = run(capsys, "estimate", "z.npy", *POISSON_GAUSSIAN, "--mean", "y.npy")
+    fields = json.loads(run(capsys, "estimate", "z.npy", *POISSON_GAUSSIAN, "--mean", "y.npy", "--json"))
+    rows = dict(line.split("  ", 1) for line in text.splitlines() if "  " in line and not line.startswith("warning"))
+    assert float(rows["bits per pixel"].strip()) == pytest.approx(fields["bits_per_pixel"], abs=1e-4)
+    assert f"{fields['ceiling_bits']:.2f}" in rows["lower bound"]
+    for warning in fields["warnings"]:
+        assert f"warning: {warning}" in text
+
+
+def test_number_and_constant_map_agree(stack: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save("read.npy", np.full((6, 6), 2.0))
+    np.save("gain.npy", np.full((1, 6, 6), 1.0))
+    by_map = ("--noise", "poisson-gaussian", "--read-std", "read.npy", "--gain", "gain.npy", "--json")
+    from_map = json.loads(run(capsys, "estimate", "z.npy", *by_map))
+    from_number = json.loads(run(capsys, "estimate", "z.npy", *POISSON_GAUSSIAN, "--json"))
+    assert from_map["bits"] == pytest.approx(from_number["bits"], abs=1e-9)
+
+
+def test_patch_cuts_every_image_into_squares_of_one_group(stack: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = np.load("z.npy")
+    np.savez("cut.npz", np.concatenate([images[:, r : r + 3, c : c + 3] for r in (0, 3) for c in (0, 3)]))
+    np.save("labels.npy", np.tile(np.arange(60), 4))
+    by_patch = json.loads(run(capsys, "estimate", "z.npy", *POISSON_GAUSSIAN, "--patch", "3", "--json"))
+    by_hand = json.loads(run(capsys, "estimate", "cut.npz", *POISSON_GAUSSIAN, "--groups", "labels.npy", "--json"))
+    assert by_patch["n_samples"] == 240
+    # The same patches in another order: the folds and with them the value agree up to rounding.
+    assert by_patch["bits"] == pytest.approx(by_hand["bits"], abs=1e-6)
+    assert by_patch["stderr_bits"] == pytest.approx(by_hand["stderr_bits"], abs=1e-6)
+
+
+def test_cut_keeps_pixels_in_place() -> None:
+    stack = torch.arange(2 * 3 * 5 * 7).reshape(2, 3, 5, 7)
+    cut = cli._cut(stack, 2)
+    assert cut.shape == (2 * 2 * 3, 3, 2, 2)
+    for image in range(2):
+        for row in range(2):
+            for column in range(3):
+                expected = stack[image, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+                assert torch.equal(cut[image * 6 + row * 3 + column], expected)
+
+
+def _write_bad_files(folder: Path) -> None:
+    (folder / "empty_file.npy").write_bytes(b"")
+    (folder / "text.npy").write_text("not an array\n")
+    (folder / "pickle.npy").write_bytes(pickle.dumps([1, 2]))
+    np.save(folder / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.save(folder / "no_images.npy", np.zeros((0, 6, 6)))
+    np.save(folder / "flat.npy", np.zeros((60, 36)))
+    np.save(folder / "other.npy", np.zeros((60, 5, 6)))
+    np.save(folder / "words.npy", np.array([[["a"]]]))
+    np.save(folder / "large.npy", np.zeros((12, 80, 80)))
+    for name, value in (("nan", np.nan), ("negative", -1.0)):
+        values = np.load(folder / "y.npy")
+        values[3, 2, 1] = value
+        np.save(folder / f"{name}.npy", values)
+    (folder / "cut_short.npy").write_bytes((folder / "z.npy").read_bytes()[:500])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing.npy", *POISSON_GAUSSIAN], "nothing.npy: no such file"),
+        (["empty_file.npy", *POISSON_GAUSSIAN], "empty_file.npy: the file is empty"),
+        (["text.npy", *POISSON_GAUSSIAN], "text.npy: need"),
+        (["pickle.npy", *POISSON_GAUSSIAN], "pickle"),
+        (["objects.npy", *POISSON_GAUSSIAN], "pickle"),
+        (["no_images.npy", *POISSON_GAUSSIAN], "at least one image"),
+        (["flat.npy", *POISSON_GAUSSIAN], "(60, 36)"),
+        (["words.npy", *POISSON_GAUSSIAN], "real numbers"),
+        (["cut_short.npy", *POISSON_GAUSSIAN], "cut_short.npy"),
+        (["nan.npy", *POISSON_GAUSSIAN], "finite"),
+        (["large.npy", *POISSON_GAUSSIAN], "--patch"),
+        ([".", *POISSON_GAUSSIAN], "got a directory"),
+        (["z.npy", *POISSON_GAUSSIAN, "--mean", "negative.npy"], "mean: need values of at least 0"),
+        (["z.npy", *POISSON_GAUSSIAN, "--mean", "other.npy"], "--mean: need the shape"),
+        (["z.npy", *POISSON_GAUSSIAN, "--patch", "7"], "--patch: need at most 6"),
+        (["z.npy", *POISSON_GAUSSIAN, "--patch", "0"], "--patch"),
+        (["z.npy", *POISSON_GAUSSIAN, "--groups", "y.npy"], "--groups"),
+        (["z.npy", *POISSON_GAUSSIAN, "--seed", "-1"], "--seed"),
+        (["z.npy", *POISSON_GAUSSIAN, "--method", "known_channel"], "mean"),
+        (["z.npy", "--noise", "poisson"], "whole counts"),
+        (["z.npy", "--noise", "poisson", "--std", "1"], "--std: does not go with --noise poisson"),
+        (["z.npy", "--noise", "gaussian"], "--std: --noise gaussian needs it"),
+        (["z.npy", "--noise", "gaussian", "--std", "0"], "--std: need values above 0"),
+        (["z.npy", "--noise", "gaussian", "--std", "nan"], "--std: need finite"),
+        (["z.npy", "--noise", "gaussian", "--std", "two"], "--std: need a number or an .npy map"),
+        (["z.npy", "--noise", "gaussian", "--std", "no.npy"], "--std: no.npy: no such file"),
+        (["z.npy", "--noise", "gaussian", "--std", "text.npy"], "--std: text.npy: need an npy file"),
+        (["z.npy", "--noise", "gaussian", "--std", "other.npy"], "--std: need a map of one image"),
+        (["z.npy", "--noise", "poisson-gaussian", "--read-std", "0"], "--read-std: need values above 0"),
+        (["z.npy", "--noise", "uniform"], "uniform"),
+        (["z.npy"], "--noise"),
+        ([*POISSON_GAUSSIAN], "FILE"),
+        (["z.npy", *POISSON_GAUSSIAN, "--turbo"], "--turbo"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_estimate_errors_are_one_line(
+    stack: Path, capsys: pytest.CaptureFixture[str], arguments: Sequence[str], message: str
+) -> None:
+    _write_bad_files(stack)
+    assert message in fail(capsys, "estimate", *arguments)
+
+
+def test_map_does_not_go_with_patch(stack: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save("read.npy", np.full((6, 6), 2.0))
+    arguments = ("--noise", "poisson-gaussian", "--read-std", "read.npy", "--patch", "3")
+    assert "without --patch" in fail(capsys, "estimate", "z.npy", *arguments)
+
+
+def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "frobnicate" in fail(capsys, "frobnicate")
+
+
+def test_demo_into_a_file_fails_before_it_works(stack: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "z.npy" in fail(capsys, "demo", "--quick", "--out", "z.npy")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("of two\nlines"), ZeroDivisionError(), MemoryError()])
+def test_whatever_goes_wrong_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def broken() -> None:
+        raise error
+
+    monkeypatch.setattr(cli.systems, "callback", lambda **_: broken())
+    fail(capsys, "systems")
+
+
+def test_interrupt(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.systems, "callback", interrupt)
+    assert cli.main(["systems"]) == 130
+    assert capsys.readouterr().err.strip() == "bitlens: interrupted"
+
+
+def test_info(capsys: pytest.CaptureFixture[str]) -> None:
+    fields = json.loads(run(capsys, "info", "--json"))
+    assert fields["version"] == __version__
+    assert fields["threads"] == torch.get_num_threads()
+    assert "reference" in fields["backends"]
+    assert fields["instruction_set"] in ("baseline", "avx2", "avx512", "none")
+    assert set(fields["cuda"]) == {"compiled", "device"}
+    text = run(capsys, "info")
+    for name in ("version", "backends", "instruction set", "threads", "cuda"):
+        assert name in text
+
+
+def test_systems(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = json.loads(run(capsys, "systems", "--json"))
+    assert "camera" in [system["name"] for system in listed]
+    text = run(capsys, "systems")
+    for system in listed:
+        assert system["name"] in text
+        assert system["formula"] in text
+
+
+def test_as_a_process(stack: Path) -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", "import sys; from bitlens.cli import main; sys.exit(main())", "estimate", "no.npy"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 2
+    assert "Traceback" not in found.stderr
+    assert found.stderr.startswith("bitlens: error: ")
