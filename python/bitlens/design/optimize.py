@@ -158,6 +158,8 @@ def _climb(
             if callback is not None:
                 callback(row)
     except KeyboardInterrupt:
+        for name, several in limits.items():  # the interrupt may have come between a step and its projection
+            project_(learned[name], several)
         return history, [f"interrupted after {len(history)} of {n_steps} steps: the design is as it was then"]
     finally:
         progress.close()
