@@ -1,4 +1,4 @@
-// The functions of simd.h for one double, so that a kernel's math.h compiles for a CUDA thread as it does for a pack.
+// The functions of simd.h and simd_float.h for one number, so that a kernel's math.h compiles for a CUDA thread as it does for a pack.
 #pragma once
 
 #include <math.h>
@@ -21,6 +21,17 @@ BITLENS_FUNCTION double square_root(double x) { return sqrt(x); }
 BITLENS_FUNCTION double exponential(double x) { return exp(x); }
 BITLENS_FUNCTION double logarithm(double x) { return log(x); }
 BITLENS_FUNCTION double logarithm_of_one_plus(double x) { return log1p(x); }
+
+BITLENS_FUNCTION float broadcast(float*, float x) { return x; }
+BITLENS_FUNCTION float select(bool condition, float yes, float no) { return condition ? yes : no; }
+BITLENS_FUNCTION float maximum(float a, float b) { return a > b ? a : b; }
+BITLENS_FUNCTION float minimum(float a, float b) { return a < b ? a : b; }
+BITLENS_FUNCTION float absolute(float a) { return fabsf(a); }
+BITLENS_FUNCTION float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
+BITLENS_FUNCTION float round_to_integer(float x) { return rintf(x); }
+BITLENS_FUNCTION float square_root(float x) { return sqrtf(x); }
+BITLENS_FUNCTION float exponential(float x) { return expf(x); }
+BITLENS_FUNCTION float logarithm(float x) { return logf(x); }
 
 }  // namespace BITLENS_ISA
 }  // namespace bitlens

@@ -4,6 +4,9 @@
 
 #include <math.h>
 #include <stdint.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #include "portable.h"
 
@@ -25,6 +28,13 @@ BITLENS_FUNCTION Pack broadcast(Pack*, double x) { return x - Pack{}; }
 BITLENS_FUNCTION Pack select(Mask condition, Pack yes, Pack no) { return condition ? yes : no; }
 
 BITLENS_FUNCTION bool any(Mask mask) {
+#if defined(__AVX512DQ__)
+  return _mm512_movepi64_mask((__m512i)mask) != 0;
+#elif defined(__AVX2__)
+  return _mm256_movemask_pd((__m256d)mask) != 0;
+#elif defined(__SSE2__)
+  return _mm_movemask_pd((__m128d)mask) != 0;
+#endif
   int64_t joined = 0;
   for (int lane = 0; lane < BITLENS_PACK_WIDTH; ++lane) joined |= mask[lane];
   return joined != 0;

@@ -1,4 +1,4 @@
-// The elementary functions on the value type of this unit: a pack of doubles on a CPU, one double in a CUDA thread.
+// The elementary functions on the value type of this unit: a pack on a CPU, one number in a CUDA thread.
 #pragma once
 
 #include "portable.h"
@@ -7,4 +7,5 @@
 #include "scalar_math.h"
 #else
 #include "simd.h"
+#include "simd_float.h"
 #endif

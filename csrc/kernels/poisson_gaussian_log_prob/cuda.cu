@@ -1,15 +1,62 @@
-// One thread per element; the arithmetic is double for both element types.
+// One thread per element: single precision where narrow.h allows it, else double.
 #include <stdexcept>
 #include <string>
 
 #include "kernel.h"
-#include "math.h"
+#include "narrow.h"
 
 namespace bitlens {
 namespace poisson_gaussian_log_prob {
 namespace {
 
 constexpr int kBlock = 128;
+
+namespace formula = scalar::poisson_gaussian;
+
+template <int Order, class T>
+__device__ void evaluate_double(const Arguments<T>& arguments, const std::int64_t* offsets, std::int64_t index) {
+  double values[kInputs];
+  for (int input = 0; input < kInputs; ++input) {
+    values[input] = static_cast<double>(arguments.inputs[input][offsets[input]]);
+  }
+  const auto result = formula::evaluate<Order, double>(values[0], values[1], values[2], values[3], values[4]);
+  if (arguments.outputs[0]) arguments.outputs[0][index] = static_cast<T>(result.value);
+  if constexpr (Order >= 1) {
+    for (int i = 0; i < 4; ++i) {
+      if (arguments.outputs[1 + i]) arguments.outputs[1 + i][index] = static_cast<T>(result.first[i]);
+    }
+  }
+  if constexpr (Order == 2) {
+    for (int i = 0; i < 10; ++i) {
+      if (arguments.outputs[5 + i]) arguments.outputs[5 + i][index] = static_cast<T>(result.second[i]);
+    }
+  }
+}
+
+// Whether single precision served; false leaves the element to evaluate_double.
+template <int Order>
+__device__ bool evaluate_single(const Arguments<float>& arguments, const std::int64_t* offsets, std::int64_t index) {
+  if constexpr (Order == 2) {
+    return false;
+  } else {
+    float values[kInputs];
+    for (int input = 0; input < kInputs; ++input) values[input] = arguments.inputs[input][offsets[input]];
+    const auto sensor = formula::sensor(values[2], values[3], values[4]);
+    const auto result = formula::evaluate_narrow<Order, float>(values[0], values[1], sensor);
+    if (result.hard > 0.5f) return false;
+    if (arguments.outputs[0]) arguments.outputs[0][index] = result.value;
+    if constexpr (Order == 1) {
+      for (int i = 0; i < 4; ++i) {
+        if (arguments.outputs[1 + i]) arguments.outputs[1 + i][index] = result.first[i];
+      }
+    }
+    return true;
+  }
+}
+template <int Order>
+__device__ bool evaluate_single(const Arguments<double>&, const std::int64_t*, std::int64_t) {
+  return false;
+}
 
 template <int Order, class T>
 __global__ void __launch_bounds__(kBlock) evaluate_elements(Arguments<T> arguments) {
@@ -18,19 +65,7 @@ __global__ void __launch_bounds__(kBlock) evaluate_elements(Arguments<T> argumen
   for (std::int64_t index = first; index < arguments.layout.count; index += stride) {
     std::int64_t offsets[kInputs];
     operand_offsets(arguments.layout, index, offsets);
-    double values[kInputs];
-    for (int input = 0; input < kInputs; ++input) {
-      values[input] = static_cast<double>(arguments.inputs[input][offsets[input]]);
-    }
-    const auto result =
-        scalar::poisson_gaussian::evaluate<Order, double>(values[0], values[1], values[2], values[3], values[4]);
-    if (arguments.outputs[0]) arguments.outputs[0][index] = static_cast<T>(result.value);
-    for (int i = 0; i < 4 && Order >= 1; ++i) {
-      if (arguments.outputs[1 + i]) arguments.outputs[1 + i][index] = static_cast<T>(result.first[i]);
-    }
-    for (int i = 0; i < 10 && Order == 2; ++i) {
-      if (arguments.outputs[5 + i]) arguments.outputs[5 + i][index] = static_cast<T>(result.second[i]);
-    }
+    if (!evaluate_single<Order>(arguments, offsets, index)) evaluate_double<Order>(arguments, offsets, index);
   }
 }
 
