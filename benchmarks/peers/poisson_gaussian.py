@@ -97,9 +97,8 @@ def main() -> None:
                 median = statistics.median(values)
                 kind = "forward+backward" if backward else "forward"
                 rate = arguments.pixels / median / 1e6
-                print(
-                    f"  {kind:<17} {label:<6} {1e3 * median:9.1f} ms  {rate:8.1f} Mpixel/s  {peer / median:7.1f} x torch"
-                )
+                row = f"  {kind:<17} {label:<6} {1e3 * median:9.1f} ms  {rate:8.1f} Mpixel/s"
+                print(f"{row}  {peer / median:7.1f} x torch")
 
 
 if __name__ == "__main__":

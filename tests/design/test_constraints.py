@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from bitlens.design import Box, Constraint, Energy
+from bitlens.design.constraints import project_
 
 CONSTRAINTS: list[Constraint] = [
     Box(-0.5, 0.5),
@@ -80,3 +81,28 @@ def test_projection_is_the_nearest_allowed_value(constraint: Constraint) -> None
 def test_bad_constraints(make: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@given(values=st.lists(st.floats(-3, 3), min_size=2, max_size=9))
+@settings(max_examples=30, deadline=None)
+def test_several_constraints_are_met_together_at_the_nearest_value(order: tuple[int, int], values: list[float]) -> None:
+    both = (Box(0.2, 1.0), Energy(0.5))
+    start = torch.tensor(values, dtype=torch.float64)
+    parameter = torch.nn.Parameter(start.clone())
+    project_("mask", parameter, [both[i] for i in order])
+    value = parameter.detach()
+    assert all(_allowed(constraint, value) for constraint in both)
+    # The nearest value is clip(start - c, 0.2, 1) for the smallest c >= 0 that meets the budget: by bisection.
+    low, high = 0.0, 4.0
+    for _ in range(200):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if float((start - middle).clamp(0.2, 1.0).mean()) > 0.5 else (low, middle)
+    nearest = start.clamp(0.2, 1.0) if float(start.clamp(0.2, 1.0).mean()) <= 0.5 else (start - high).clamp(0.2, 1.0)
+    torch.testing.assert_close(value, nearest, rtol=0, atol=1e-7)
+
+
+def test_constraints_without_a_common_value_are_an_error() -> None:
+    parameter = torch.nn.Parameter(torch.full((4,), 0.7, dtype=torch.float64))
+    with pytest.raises(ValueError, match="no value meets all of"):
+        project_("mask", parameter, [Box(lower=0.6), Energy(0.5)])

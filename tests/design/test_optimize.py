@@ -253,3 +253,54 @@ def test_bad_arguments(changes: dict[str, object], error: type[Exception], messa
     } | changes
     with pytest.raises(error, match=message):
         optimize_design(**arguments)  # type: ignore[arg-type]
+
+
+def test_interrupt_between_a_step_and_its_projection_still_obeys(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bitlens.design import optimize
+
+    calls = 0
+    project = optimize.project_
+
+    def interrupted(*arguments: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        project(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(optimize, "project_", interrupted)
+    result = run(n_steps=50)
+    assert calls == 5
+    assert float(result.encoder.amplitude.square().mean().sqrt()) <= 1.0 + 1e-9
+
+
+class Transmission(nn.Module):
+    """A filter that can only absorb, and says so."""
+
+    parameter_domain = {"transmission": (0.0, 1.0), "exposure": (0.0, None)}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transmission = nn.Parameter(torch.full((4,), 0.8, dtype=torch.float64))
+        self.exposure = nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
+
+    def forward(self, scene: Tensor) -> Tensor:
+        return self.exposure * self.transmission * scene
+
+
+def test_a_parameter_stays_in_the_domain_that_its_module_states() -> None:
+    result = optimize_design(
+        Transmission(), GaussianNoise(STD), scenes(), parameters=["transmission"], n_steps=20, learning_rate=0.1,
+        judge_scenes=scenes(seed=1), generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    assert float(result.encoder.transmission.max()) == 1.0
+    assert not any("without bound" in warning for warning in result.warnings)
+
+
+@pytest.mark.parametrize("name", ["exposure", "std"])
+def test_a_parameter_that_nothing_limits_is_said(name: str) -> None:
+    result = optimize_design(
+        Transmission(), GaussianNoise(STD), scenes(), parameters=[name], n_steps=3,
+        judge_scenes=scenes(seed=1), generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    assert any(warning.startswith(f"{name}: no constraint was given") for warning in result.warnings)

@@ -98,6 +98,19 @@ def _as_parameter(module: nn.Module, name: str) -> nn.Parameter:
     return parameter
 
 
+def domains(
+    encoder: Callable[[Tensor], Tensor], noise: nn.Module, learned: dict[str, nn.Parameter]
+) -> dict[str, tuple[float | None, float | None]]:
+    """Lower and upper end of each learned parameter, where its module states them in `parameter_domain`."""
+    found: dict[str, tuple[float | None, float | None]] = {}
+    for owner in (encoder, noise):
+        for module in owner.modules() if isinstance(owner, nn.Module) else ():
+            for attribute, ends in getattr(module, "parameter_domain", {}).items():
+                value = getattr(module, attribute, None)
+                found |= {name: ends for name, parameter in learned.items() if parameter is value}
+    return found
+
+
 def copy_of(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
     """Detached copies of the present values."""
     return {name: parameter.detach().clone() for name, parameter in parameters.items()}

@@ -70,7 +70,7 @@ def optimize_design(
         scenes: (n, ...) what the encoder takes; `batch_size` random ones (default at most 512) a step.
         parameters: names of what may change, in encoder or noise; default all that require grad.
         objective: "gaussian", which is what "auto" picks.
-        constraints: name -> Box, Energy or several, projected onto after each step.
+        constraints: name -> Box, Energy or several, met after each step beside what the modules themselves allow.
         learning_rate: first step size in the unit of the parameter, for all or by name.
         judge_scenes: scenes of other images, for `before` and `after`; default a quarter of `scenes`, held out.
 
@@ -93,6 +93,7 @@ def optimize_design(
     limits = check_constraints(constraints)
     rates = _rates(learning_rate, learned)
     _check_names("constraints", limits, learned)
+    notes = _add_domains(limits, _parameters.domains(encoder, noise, learned))
     if generator is None:
         generator = torch.Generator().manual_seed(secrets.randbits(32))
     seed = generator.initial_seed()
@@ -100,10 +101,10 @@ def optimize_design(
     n_batch = _batch_size(batch_size, fitting.shape[0])
     with _backend.reproducible():
         for name, several in limits.items():
-            project_(learned[name], several)
+            project_(name, learned[name], several)
         before = judge(encoder, noise)
-        history, notes = _climb(encoder, noise, fitting, learned, limits, rates, n_steps, n_batch, generator, callback)
-        warnings += notes
+        history, ends = _climb(encoder, noise, fitting, learned, limits, rates, n_steps, n_batch, generator, callback)
+        warnings += notes + ends
         after = judge(encoder, noise)
     for parameter in frozen:
         parameter.requires_grad_(True)
@@ -111,6 +112,21 @@ def optimize_design(
         warnings.append("no gain: the design carries no more bits than its start on the scenes that judge it")
     values = _parameters.copy_of(learned)
     return DesignResult(encoder, noise, tuple(history), before, after, tuple(warnings), values, seed)
+
+
+def _add_domains(
+    limits: dict[str, tuple[Constraint, ...]], domains: Mapping[str, tuple[float | None, float | None]]
+) -> list[str]:
+    """Append to `limits` what the modules themselves allow; says which parameters have no limit on one side."""
+    notes = []
+    for name, (lower, upper) in domains.items():
+        if name not in limits and (lower is None or upper is None):
+            notes.append(
+                f"{name}: no constraint was given, and its own range is open ({lower} to {upper}): information may "
+                "grow without bound along it"
+            )
+        limits[name] = (*limits.get(name, ()), Box(lower, upper))
+    return notes
 
 
 def _climb(
@@ -152,14 +168,14 @@ def _climb(
             history.append(row)
             optimizer.step(share)
             for name, several in limits.items():
-                project_(learned[name], several)
+                project_(name, learned[name], several)
             progress.set_postfix_str(f"{row.objective_bits_per_pixel:.3f} bits per pixel", refresh=False)
             progress.update()
             if callback is not None:
                 callback(row)
     except KeyboardInterrupt:
         for name, several in limits.items():  # the interrupt may have come between a step and its projection
-            project_(learned[name], several)
+            project_(name, learned[name], several)
         return history, [f"interrupted after {len(history)} of {n_steps} steps: the design is as it was then"]
     finally:
         progress.close()

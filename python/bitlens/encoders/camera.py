@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -37,6 +37,17 @@ class Camera(nn.Module):
 
     Reference: Goodman, Introduction to Fourier Optics, 3rd ed. 2005, ch. 6.
     """
+
+    # What an optimiser may reach; None leaves a side open.
+    parameter_domain: ClassVar[Mapping[str, tuple[float | None, float | None]]] = {
+        "wavelength_nm": (1.0, None),
+        "f_number": (0.1, None),
+        "pixel_um": (0.01, None),
+        "aperture_radius": (1e-3, 1.0),
+        "exposure_photons": (0.0, None),
+        "quantum_efficiency": (0.0, 1.0),
+        "dark_electrons": (0.0, None),
+    }
 
     wavelength_nm: Tensor
     f_number: Tensor

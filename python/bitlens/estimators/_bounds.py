@@ -16,6 +16,8 @@ from bitlens.noise import NoiseModel, conditional_entropy_per_sample
 
 # Share of its ceiling above which a lower bound is held back by the ceiling rather than by the channel.
 _CEILING_SHARE = 0.7
+# Mean of log p(measured | mean) + entropy, in nats per pixel and in standard errors, above which they do not fit.
+_MISFIT_NATS_PER_PIXEL, _MISFIT_SIGMAS = 0.02, 6.0
 # Weight of the leave-one-out marginal against the density: none, odds from 1e-4 to 1e4, all.
 _WEIGHTS = torch.cat(
     [
@@ -76,12 +78,28 @@ def estimate(
     log_likelihood = noise.log_prob(measured, mean).flatten(1).sum(1)
     if not bool(torch.isfinite(log_likelihood).all()):
         raise ValueError("mean: need noiseless images under which `measured` is possible, got probability 0")
+    misfit = _misfit_notes(log_likelihood + conditional, measured[0].numel(), groups)
     if density is not None and method != "auto":
-        return _from_density(density, _density_rows(density, log_likelihood, conditional, groups))
+        found = _from_density(density, _density_rows(density, log_likelihood, conditional, groups))
+        return found._replace(warnings=(*misfit, *found.warnings))
     channel = _known_channel.known_channel(measured, mean, noise, groups)
     lower = None if channel is None else _known_channel.lower_bound(channel, groups)
     upper = _best_upper(channel, density, log_likelihood, conditional, groups)
-    return _from_bounds(lower, upper, density, groups)
+    found = _from_bounds(lower, upper, density, groups)
+    return found._replace(warnings=(*misfit, *found.warnings))
+
+
+def _misfit_notes(residual: Tensor, n_pixels: int, groups: Groups) -> tuple[str, ...]:
+    """Says so when `measured` does not follow the noise model at `mean`: the residual's mean is then not zero."""
+    per_pixel = float(residual.mean()) / n_pixels
+    stderr = groups.standard_error(residual) / n_pixels
+    if abs(per_pixel) <= max(_MISFIT_NATS_PER_PIXEL, _MISFIT_SIGMAS * stderr):
+        return ()
+    return (
+        f"measured does not follow the noise model at mean: the log-likelihood lies {abs(per_pixel):.3g} nats per "
+        f"pixel {'below' if per_pixel < 0 else 'above'} what the model expects; check the unit of mean "
+        f"(photo-electrons), the order of the images and the noise parameters. The bits are not to be trusted",
+    )
 
 
 def _fitted_density(

@@ -12,7 +12,7 @@ from scipy import stats
 from torch import Tensor
 
 from bitlens import __version__
-from bitlens.estimators._bounds import estimate
+from bitlens.estimators._bounds import Found, estimate
 from bitlens.estimators._inputs import check_samples, images, make_generator, make_groups
 from bitlens.estimators.result import InformationEstimate
 from bitlens.kernels import _backend
@@ -21,6 +21,8 @@ from bitlens.noise import NoiseModel
 
 METHODS = ("auto", "gaussian", "stationary_gaussian", "known_channel")
 MINIMUM_GROUPS = 20
+# Standard errors beyond which a result that no channel can give is said to be one.
+_IMPOSSIBLE_SIGMAS = 4.0
 
 
 def estimate_information(
@@ -72,6 +74,7 @@ def estimate_information(
     to_bits = 1.0 / math.log(2.0)
     bits = found.nats * to_bits
     stderr = stderr_nats * to_bits
+    notes = [*_impossible(found, stderr / to_bits), *notes]
     half = float(stats.t.ppf(0.5 + 0.5 * confidence, partition.count - 1)) * stderr
     return InformationEstimate(
         bits=bits,
@@ -90,3 +93,20 @@ def estimate_information(
         converged=found.converged,
         warnings=tuple(notes),
     )
+
+
+def _impossible(found: Found, stderr: float) -> list[str]:
+    """What no channel can give, beyond `_IMPOSSIBLE_SIGMAS` standard errors, in words."""
+    margin = _IMPOSSIBLE_SIGMAS * stderr + 1e-9
+    notes = []
+    if found.nats < -margin or (found.upper is not None and found.upper < -margin):
+        notes.append(
+            "the information comes out negative, which no channel allows: the noise model has more noise than "
+            "the images show; check its parameters and units. The bits are not to be trusted"
+        )
+    if found.lower is not None and found.upper is not None and found.lower > found.upper + margin:
+        notes.append(
+            "the lower bound lies above the upper bound, which no channel allows: noise model, mean and measured "
+            "do not belong together. The bits are not to be trusted"
+        )
+    return notes

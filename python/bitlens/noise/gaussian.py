@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ class GaussianNoise(NoiseModel):
     Args:
         std: standard deviation in the unit of the mean, > 0; a number or a per-pixel map.
     """
+
+    # What an optimiser may reach; None leaves a side open.
+    parameter_domain: ClassVar[dict[str, tuple[float | None, float | None]]] = {"std": (1e-6, None)}
 
     std: Tensor
 

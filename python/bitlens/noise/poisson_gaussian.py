@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -32,6 +32,12 @@ class PoissonGaussianNoise(NoiseModel):
 
     Reference: EMVA 1288 standard, release 4.0, section 2 (linear camera model).
     """
+
+    # What an optimiser may reach; None leaves a side open.
+    parameter_domain: ClassVar[dict[str, tuple[float | None, float | None]]] = {
+        "gain": (1e-6, None),
+        "read_std": (1e-6, None),
+    }
 
     gain: Tensor
     offset: Tensor
