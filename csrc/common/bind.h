@@ -9,10 +9,6 @@
 
 #include "broadcast.h"
 
-#ifndef BITLENS_DEVICE
-#define BITLENS_DEVICE cpu
-#endif
-
 namespace bitlens {
 
 #if defined(BITLENS_DEVICE_IS_CUDA)

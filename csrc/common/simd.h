@@ -44,7 +44,7 @@ BITLENS_FUNCTION Pack maximum(Pack a, Pack b) { return a > b ? a : b; }
 BITLENS_FUNCTION Pack minimum(Pack a, Pack b) { return a < b ? a : b; }
 BITLENS_FUNCTION Pack absolute(Pack a) { return (Pack)((Mask)a & INT64_MAX); }
 
-// a * b + c with one rounding on every instruction set, so that results do not depend on it.
+// a * b + c with one rounding on every instruction set.
 BITLENS_FUNCTION Pack multiply_add(Pack a, Pack b, Pack c) {
   Pack result;
   for (int lane = 0; lane < BITLENS_PACK_WIDTH; ++lane) result[lane] = __builtin_fma(a[lane], b[lane], c[lane]);

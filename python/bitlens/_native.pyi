@@ -42,3 +42,54 @@ def psf_convolve_double(
     window: Sequence[int],
     threads: int,
 ) -> None: ...
+def infonce_scores_workspace_bytes(
+    batch: int, queries: int, keys: int, features: int, value_bytes: int, backward: bool, query: bool, key: bool
+) -> int: ...
+def infonce_scores_forward_float(
+    batch: Sequence[int],
+    queries: int,
+    keys: int,
+    features: int,
+    strides: Sequence[Sequence[int]],
+    inputs: Sequence[int],
+    outputs: Sequence[int],
+    workspace: int,
+    threads: int,
+) -> None: ...
+def infonce_scores_forward_double(
+    batch: Sequence[int],
+    queries: int,
+    keys: int,
+    features: int,
+    strides: Sequence[Sequence[int]],
+    inputs: Sequence[int],
+    outputs: Sequence[int],
+    workspace: int,
+    threads: int,
+) -> None: ...
+def infonce_scores_backward_float(
+    batch: Sequence[int],
+    queries: int,
+    keys: int,
+    features: int,
+    strides: Sequence[Sequence[int]],
+    inputs: Sequence[int],
+    saved: Sequence[int],
+    grads: Sequence[int],
+    outputs: Sequence[int],
+    workspace: int,
+    threads: int,
+) -> None: ...
+def infonce_scores_backward_double(
+    batch: Sequence[int],
+    queries: int,
+    keys: int,
+    features: int,
+    strides: Sequence[Sequence[int]],
+    inputs: Sequence[int],
+    saved: Sequence[int],
+    grads: Sequence[int],
+    outputs: Sequence[int],
+    workspace: int,
+    threads: int,
+) -> None: ...

@@ -271,7 +271,7 @@ def test_interrupt_between_a_step_and_its_projection_still_obeys(monkeypatch: py
     monkeypatch.setattr(optimize, "project_", interrupted)
     result = run(n_steps=50)
     assert calls == 5
-    assert float(result.encoder.amplitude.square().mean().sqrt()) <= 1.0 + 1e-9
+    assert result.encoder.amplitude.square().mean().sqrt().item() <= 1.0 + 1e-9
 
 
 class Transmission(nn.Module):

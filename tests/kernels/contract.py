@@ -130,8 +130,13 @@ def _strided(t: Tensor) -> Tensor:
 
 
 def check_threads_agree(case: Case, backend: str) -> None:
-    """Values and gradients are the same bits with one and with two threads."""
-    inputs = case.inputs(torch.float32, generator())
+    """Values and gradients are the same bits with one and with two threads, in both precisions."""
+    for dtype in DTYPES:
+        _check_threads_agree(case, backend, dtype)
+
+
+def _check_threads_agree(case: Case, backend: str, dtype: torch.dtype) -> None:
+    inputs = case.inputs(dtype, generator())
     results = []
     before = torch.get_num_threads()
     try:

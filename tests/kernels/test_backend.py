@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -127,3 +129,52 @@ def test_extension_does_not_link_torch() -> None:
     needed = subprocess.run(["ldd", module.__file__], capture_output=True, text=True, check=True).stdout
     assert "libtorch" not in needed
     assert "libc10" not in needed
+
+
+def test_stub_names_every_function_of_the_extension() -> None:
+    module = _compiled.module("cpu")
+    stub = Path(_backend.__file__).parents[1] / "_native.pyi"
+    named = {node.name for node in ast.parse(stub.read_text()).body if isinstance(node, ast.FunctionDef)}
+    assert named == {name for name in dir(module) if not name.startswith("_")}
+
+
+def test_reproducible_blocks_of_two_threads_take_turns() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    seen: list[tuple[int, int, int]] = []
+    entered = threading.Event()
+
+    def other() -> None:
+        torch.set_num_threads(2)
+        with _backend.reproducible():
+            entered.set()
+            inside = _backend.threads()
+        seen.append((inside, torch.get_num_threads(), _backend.threads()))
+
+    try:
+        with _backend.reproducible():
+            thread = threading.Thread(target=other)
+            thread.start()
+            assert not entered.wait(0.2)
+        thread.join(10)
+        assert seen == [(2, 2, 2)]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_real_gpu_gives_the_reference(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    mean = 50 * torch.rand(1000, generator=generator, dtype=torch.float64)
+    measured = torch.poisson(mean, generator=generator) + torch.randn(1000, generator=generator, dtype=torch.float64)
+    results = []
+    for device, kind in (("cuda", dtype), ("cpu", torch.float64)):
+        leaf = mean.to(dtype).to(device, kind).requires_grad_()
+        value = ops.poisson_gaussian_log_prob(measured.to(dtype).to(device, kind), leaf, read_std=1.0)
+        (gradient,) = torch.autograd.grad(value.sum(), leaf)
+        results.append((value.detach().cpu().double(), gradient.cpu().double()))
+    tolerance = 2e-6 if dtype == torch.float32 else 1e-11
+    for ours, true in zip(*results, strict=True):
+        assert float(((ours - true).abs() / true.abs().clamp(min=1)).max()) < tolerance

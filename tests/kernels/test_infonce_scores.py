@@ -628,3 +628,26 @@ def test_memory_grows_like_the_inputs_not_like_the_matrix(backend: str) -> None:
         [sys.executable, "-c", _MEMORY_PROGRAM, backend], capture_output=True, text=True, check=True
     )
     assert int(finished.stdout) < 24 * 1024  # KiB
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_lazily_negated_inputs(backend: str) -> None:
+    """A view with torch's negation bit holds the opposite of its memory."""
+    generator = contract.generator()
+    query = torch.randn(5, 3, generator=generator, dtype=torch.complex128).conj().imag
+    key = torch.randn(5, 3, generator=generator, dtype=torch.float64)
+    assert query.is_neg()
+    with running(backend):
+        lazy = ops.infonce_scores(query, key, query_bias=query[:, 0])
+        plain = ops.infonce_scores(query.resolve_neg(), key, query_bias=query[:, 0].resolve_neg())
+    for a, b in zip(lazy, plain, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_many_batch_axes_of_nothing(backend: str) -> None:
+    with running(backend):
+        scores = ops.infonce_scores(torch.zeros((1,) * 13 + (3, 0)), torch.zeros((1,) * 13 + (3, 0)))
+        empty = ops.infonce_scores(torch.zeros((0,) + (1,) * 12 + (3, 2)), torch.zeros((0,) + (1,) * 12 + (3, 2)))
+    torch.testing.assert_close(scores.row_logsumexp, torch.full((1,) * 13 + (3,), 3.0).log())
+    assert empty.positive.shape == (0, *(1,) * 12, 3)

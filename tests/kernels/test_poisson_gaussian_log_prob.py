@@ -182,6 +182,29 @@ def test_no_photons_is_gaussian_and_has_a_finite_gradient(backend: str) -> None:
     torch.testing.assert_close(second, two - one**2, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("backend", (*BACKENDS, "reference"))
+def test_no_photons_far_from_the_offset(backend: str) -> None:
+    """The one-photon ratio overflows here; the value must not."""
+    z = torch.tensor([2.0, 2.1], dtype=torch.float64)
+    with running(backend):
+        value = ops.poisson_gaussian_log_prob(z, 0.0, read_std=0.05)
+    truth = -0.5 * (z / 0.05) ** 2 - math.log(0.05 * math.sqrt(2 * math.pi))
+    torch.testing.assert_close(value, truth, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gain_slope_of_a_bright_pixel_and_a_quiet_sensor(backend: str) -> None:
+    """gain k needs more digits than a double has: 1e5 electrons, read noise 0.05 electrons."""
+    point = (2.301e5, 1e5, 2.3, 100.0, 0.115)
+    exact = [float(v) for v in true_log_prob(*point)]
+    leaves = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in point]
+    with running(backend):
+        value = call(*leaves)
+    gradients = [g.item() for g in torch.autograd.grad(value, leaves)]
+    for ours, true in zip([value.item(), *gradients], exact, strict=True):
+        assert abs(ours - true) <= 1e-7 * max(1.0, abs(true))
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_functional_transforms(backend: str) -> None:
     measured, mean, gain, offset, read_std = sensor_inputs((4,))(torch.float64, contract.generator())

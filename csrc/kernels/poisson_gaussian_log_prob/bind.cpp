@@ -3,7 +3,6 @@
 #include <pybind11/stl.h>
 
 #include <array>
-#include <stdexcept>
 #include <vector>
 
 #include "../../common/bind.h"

@@ -29,8 +29,8 @@ class Rule:
         options: (name, schema type) of the other arguments; the last one is always ("backend", "str").
         core_dims: for each tensor argument the number of trailing axes that are not batch axes.
         n_outputs: number of output tensors.
-        forward: (tensors, options, needs) -> (outputs, saved). `needs` says which tensors want a gradient, None
-            when nobody knows yet; `saved` is anything that spares `backward` work, or None.
+        forward: (tensors, options, needs) -> (outputs, saved). `needs` says which tensors want a gradient; `saved`
+            is anything that spares `backward` work, or None.
         fake: (tensors, options) -> outputs of the right shape, without values.
         backward: (grads, tensors, outputs, saved, options, needs) -> one gradient or None for each tensor; made of
             differentiable operations of `tensors` and `grads` whenever gradients are enabled or `saved` is None.
@@ -42,7 +42,7 @@ class Rule:
     options: tuple[tuple[str, str], ...]
     core_dims: tuple[int, ...]
     n_outputs: int
-    forward: Callable[[MaybeTensors, tuple[Any, ...], tuple[bool, ...] | None], tuple[Tensors, Any]]
+    forward: Callable[[MaybeTensors, tuple[Any, ...], tuple[bool, ...]], tuple[Tensors, Any]]
     fake: Callable[[MaybeTensors, tuple[Any, ...]], Tensors]
     backward: Callable[[MaybeTensors, MaybeTensors, Tensors, Any, tuple[Any, ...], tuple[bool, ...]], MaybeTensors]
     jvp: Callable[[MaybeTensors, MaybeTensors, Tensors, tuple[Any, ...]], Tensors] | None = None
@@ -51,7 +51,7 @@ class Rule:
 
 def apply(rule: Rule, tensors: MaybeTensors, options: tuple[Any, ...]) -> Tensors:
     """Run a kernel through the route that the present torch mode needs; always a tuple of outputs."""
-    routes = rule._routes or _build_routes(rule)
+    routes = rule._routes
     present = [tensor for tensor in tensors if tensor is not None]
     if present[0].device.type == "meta":
         result: Any = rule.fake(tensors, options)
@@ -66,14 +66,9 @@ def apply(rule: Rule, tensors: MaybeTensors, options: tuple[Any, ...]) -> Tensor
     return (result,) if isinstance(result, Tensor) else tuple(result)
 
 
-def _build_routes(rule: Rule) -> dict[str, Any]:
-    rule._routes.update(eager=_eager(rule), functional=_functional(rule), operator=_operator(rule))
-    return rule._routes
-
-
 def register(rule: Rule) -> Rule:
     """Build all routes at once, so that the operator exists before anything is traced."""
-    _build_routes(rule)
+    rule._routes.update(eager=_eager(rule), functional=_functional(rule), operator=_operator(rule))
     return rule
 
 
@@ -93,7 +88,7 @@ def _eager(rule: Rule) -> type[torch.autograd.Function]:
         def forward(ctx: Any, *arguments: Any) -> Any:
             needs = tuple(ctx.needs_input_grad[:n])
             outputs, saved = rule.forward(arguments[:n], arguments[n:], needs)
-            ctx.options, ctx.saved, ctx.n_outputs = arguments[n:], saved, len(outputs)
+            ctx.options, ctx.saved = arguments[n:], saved
             ctx.save_for_backward(*arguments[:n], *outputs)
             ctx.set_materialize_grads(False)
             return _packed(rule, outputs)

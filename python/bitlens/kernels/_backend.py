@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Iterator
 
@@ -90,21 +89,27 @@ def threads() -> int:
     return _settings.kernel_threads or torch.get_num_threads()
 
 
+_one_at_a_time = threading.RLock()
+
+
 @contextlib.contextmanager
 def reproducible() -> Iterator[None]:
     """Results inside do not depend on the number of threads.
 
     torch splits a full reduction, a matrix product and a factorisation by thread, which changes their rounding.
     Inside this block torch runs on one thread; the kernels, whose reductions have a fixed order, keep all of them.
+    torch's number of threads belongs partly to the process and partly to the Python thread, so one block runs at a
+    time: another Python thread waits for its turn.
     """
-    before, n_threads = _settings.kernel_threads, torch.get_num_threads()
-    _settings.kernel_threads = threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
-        _settings.kernel_threads = before
+    with _one_at_a_time:
+        before, n_threads = _settings.kernel_threads, torch.get_num_threads()
+        _settings.kernel_threads = threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(n_threads)
+            _settings.kernel_threads = before
 
 
 def sum_to_shape(value: torch.Tensor, shape: torch.Size) -> torch.Tensor:
@@ -121,8 +126,3 @@ def sum_to_shape(value: torch.Tensor, shape: torch.Size) -> torch.Tensor:
         partial = flat[: rows * 4096].reshape(rows, 4096).sum(dim=1)
         total = total + (partial.sum() if rows <= 4096 else sum_to_shape(partial, torch.Size([])))
     return total.reshape(shape)
-
-
-def cpu_count() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

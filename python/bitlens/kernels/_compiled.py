@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Sequence
 from types import ModuleType
@@ -67,6 +68,15 @@ def plain(tensor: Tensor) -> Tensor:
     return tensor.detach().resolve_conj().resolve_neg()
 
 
+def _run(kernel: str, backend: str, like: Tensor, *arguments: object, threads: int) -> None:
+    """Call a kernel for the precision and the device of `like`."""
+    suffix = "float" if like.dtype == torch.float32 else "double"
+    function = getattr(module(backend), f"{kernel}_{suffix}")
+    on_device = torch.cuda.device(like.device) if like.device.type == "cuda" else contextlib.nullcontext()
+    with on_device:
+        function(*arguments, handle(backend, like.device, threads))
+
+
 def address(tensor: Tensor | None) -> int:
     """Address of the first element; 0 stands for an absent tensor."""
     return 0 if tensor is None else tensor.data_ptr()
@@ -86,15 +96,16 @@ def poisson_gaussian_log_prob(
         expanded = [tensor.reshape(-1) for tensor in expanded]
     first = expanded[0]
     outputs = [first.new_empty(shape) if want else None for want in wanted]
-    suffix = "float" if first.dtype == torch.float32 else "double"
-    run = getattr(module(backend), f"poisson_gaussian_log_prob_{suffix}")
-    run(
+    _run(
+        "poisson_gaussian_log_prob",
+        backend,
+        first,
         first.shape,
         [tensor.stride() for tensor in expanded],
         [address(tensor) for tensor in expanded],
         [address(tensor) for tensor in outputs],
         order,
-        handle(backend, first.device, threads),
+        threads=threads,
     )
     return outputs
 
@@ -108,9 +119,10 @@ def infonce_scores_forward(
     (queries, features), keys = query.shape[-2:], key.shape[-2]
     outputs = tuple(query.new_empty((*batch, length)) for length in (queries, queries, queries, keys))
     workspace = _infonce_workspace(backend, query, batch, keys, (False, False, False))
-    suffix = "float" if query.dtype == torch.float32 else "double"
-    run = getattr(module(backend), f"infonce_scores_forward_{suffix}")
-    run(
+    _run(
+        "infonce_scores_forward",
+        backend,
+        query,
         query.shape[:-2],
         queries,
         keys,
@@ -119,7 +131,7 @@ def infonce_scores_forward(
         [address(tensor) for tensor in (query, key, *small)],
         [tensor.data_ptr() for tensor in outputs],
         workspace.data_ptr(),
-        handle(backend, query.device, threads),
+        threads=threads,
     )
     return outputs
 
@@ -141,9 +153,10 @@ def infonce_scores_backward(
     outputs = [query.new_empty((*batch, *shape)) if want else None for shape, want in zip(shapes, wanted, strict=True)]
     kept = [_flat(tensor, batch, 1) for tensor in (*saved, *grads)]
     workspace = _infonce_workspace(backend, query, batch, keys, (True, wanted[0], wanted[1]))
-    suffix = "float" if query.dtype == torch.float32 else "double"
-    run = getattr(module(backend), f"infonce_scores_backward_{suffix}")
-    run(
+    _run(
+        "infonce_scores_backward",
+        backend,
+        query,
         query.shape[:-2],
         queries,
         keys,
@@ -154,7 +167,7 @@ def infonce_scores_backward(
         [address(tensor) for tensor in kept[3:]],
         [address(tensor) for tensor in outputs],
         workspace.data_ptr(),
-        handle(backend, query.device, threads),
+        threads=threads,
     )
     return outputs
 
@@ -162,15 +175,15 @@ def infonce_scores_backward(
 def _matrix(tensor: Tensor | None, batch: torch.Size) -> Tensor:
     """A matrix operand with the batch axes in front, without a copy but for more axes than the kernels walk."""
     assert tensor is not None
-    expanded = tensor.expand(*batch, *tensor.shape[-2:])
-    return expanded.reshape(-1, *tensor.shape[-2:]) if len(batch) > 12 else expanded
+    expanded = plain(tensor).expand(*batch, *tensor.shape[-2:])
+    return expanded.reshape(batch.numel(), *tensor.shape[-2:]) if len(batch) > _MAX_AXES else expanded
 
 
 def _flat(tensor: Tensor | None, batch: torch.Size, rank: int) -> Tensor | None:
     """A small operand at the full batch shape, contiguous; `rank` axes follow the batch axes."""
     if tensor is None:
         return None
-    return tensor.expand((*batch, *tensor.shape[tensor.ndim - rank :])).contiguous()
+    return plain(tensor).expand((*batch, *tensor.shape[tensor.ndim - rank :])).contiguous()
 
 
 def _infonce_workspace(
@@ -198,9 +211,10 @@ def psf_convolve(
     sizes = [tuple(t.shape[-2:]) for t in expanded]
     if first.is_complex():
         expanded = [torch.view_as_real(t).flatten(-2) for t in expanded]
-    suffix = "float" if expanded[0].dtype == torch.float32 else "double"
-    run = getattr(module(backend), f"psf_convolve_{suffix}")
-    run(
+    _run(
+        "psf_convolve",
+        backend,
+        expanded[0],
         kind,
         expanded[0].shape[:-2],
         [t.stride()[:-2] for t in expanded],
@@ -209,6 +223,6 @@ def psf_convolve(
         address(output),
         [(*size, t.stride(-2)) for size, t in zip(sizes, expanded, strict=True)],
         window,
-        handle(backend, first.device, threads),
+        threads=threads,
     )
     return output

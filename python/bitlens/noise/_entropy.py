@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -18,8 +19,11 @@ from scipy.interpolate import CubicSpline
 from scipy.special import gammaln
 from torch import Tensor
 
-from bitlens import ops
+from bitlens.kernels.poisson_gaussian_log_prob import op as kernel
 from bitlens.noise.base import LOG_TWO_PI_E
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 _SCALE = 1e-4
 _N_NODES = 400
@@ -67,7 +71,24 @@ def _edgeworth(y: Tensor, sigma: Tensor | float) -> Tensor:
     return 0.5 * (LOG_TWO_PI_E + torch.log(variance)) - correction
 
 
+def tabulation(build: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """`build` as plain arithmetic: no gradients, no torch.func transform that happens to be active."""
+
+    @functools.wraps(build)
+    def outside(*arguments: Arguments.args, **keywords: Arguments.kwargs) -> Result:
+        with torch.no_grad(), torch._C._DisableFuncTorch():
+            return build(*arguments, **keywords)
+
+    return outside
+
+
+def tabulated_log_prob(measured: np.ndarray, mean: np.ndarray, sigma: float) -> np.ndarray:
+    """The exact log-likelihood on one fixed backend, so that a table never depends on who asked for it first."""
+    return kernel.tabulate(torch.from_numpy(measured), torch.from_numpy(mean), sigma).numpy()
+
+
 @functools.cache
+@tabulation
 def _poisson_spline() -> _Spline:
     """E[log N!] - log Gamma(y + 1): analytic in y and at most half a nat."""
     y = _nodes()
@@ -98,9 +119,7 @@ def _quadrature_entropy(y: np.ndarray, sigma: float) -> np.ndarray:
         reach_low = 8.5 * math.sqrt(low + sigma**2) + 4
         reach_high = 8.5 * math.sqrt(high + sigma**2) + 12
         z = np.arange(max(low - reach_low, -8.5 * sigma), high + reach_high + step, step)
-        log_p = ops.poisson_gaussian_log_prob(
-            torch.from_numpy(z), torch.from_numpy(y[group])[:, None], read_std=sigma
-        ).numpy()
+        log_p = tabulated_log_prob(z, y[group][:, None], sigma)
         result[group] = -(np.exp(log_p) * log_p).sum(axis=1) * step
     return result
 
@@ -124,6 +143,7 @@ class _Tables(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
+@tabulation
 def _row(sigma: float) -> _Tables:
     y = _nodes()
     entropy = _quadrature_entropy(y, sigma)
@@ -140,6 +160,7 @@ def _sigma_nodes() -> np.ndarray:
 
 
 @functools.cache
+@tabulation
 def _grid() -> _Tables:
     rows = [_row.__wrapped__(float(sigma)) for sigma in _sigma_nodes()]
     first = rows[0].spline
@@ -164,11 +185,20 @@ def poisson_gaussian_entropy(mean: Tensor, sigma: Tensor) -> Tensor:
         sigma: read noise in electrons, a scalar or anything that broadcasts with the mean.
     """
     y = mean.clamp(min=0.0)
-    if sigma.numel() == 1 and not sigma.requires_grad:
+    if sigma.numel() == 1 and _is_constant(sigma):
         value = _scalar_sigma(y, float(sigma))
     else:
         value = _many_sigmas(y, sigma)
     return torch.where(mean >= 0, value, torch.full_like(value, torch.nan))
+
+
+def _is_constant(sigma: Tensor) -> bool:
+    """Whether nothing differentiates in sigma or maps over it."""
+    if sigma.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(sigma):
+        return False
+    if torch.autograd.forward_ad._current_level < 0:
+        return True
+    return torch.autograd.forward_ad.unpack_dual(sigma).tangent is None
 
 
 def _scalar_sigma(y: Tensor, sigma: float) -> Tensor:

@@ -2,8 +2,9 @@
 
 Without noiseless images only z is known, and h is concave: putting z in place of the mean is up to 0.4 nats per pixel
 off at a photon. Instead one function g with sum_z p(z|y) g(z) = h(y) for all y is solved for, by weighted least
-squares over a grid of y with a weak pull towards the obvious guess, and averaged over the data. Bias, by direct
-summation: below 0.02 nats per pixel at a mean of 0.1 or more, 0.0005 at 5 or more.
+squares over a grid of y with a weak pull towards the obvious guess, and averaged over the data. Largest bias for
+Poisson noise, by direct summation: 0.019 nats per pixel at means of 0.1 or more, 0.0013 at 5 or more, 0.064 below 0.1;
+read noise makes it smaller.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import torch
 from scipy.special import gammaln
 from torch import Tensor
 
-from bitlens import ops
 from bitlens.noise import _entropy
 from bitlens.noise.base import LOG_TWO_PI_E, NoiseModel, flat_float64, flat_map
 from bitlens.noise.gaussian import GaussianNoise
@@ -28,6 +28,8 @@ from bitlens.noise.poisson_gaussian import PoissonGaussianNoise
 # Read noise in electrons: below the first the nearest integer is the count; above the last the guess itself is
 # unbiased to 1e-4 nats.
 _SIGMA_SMALL, _SIGMA_LARGE, _N_SIGMA = 0.15, 10.0, 32
+# Weight of the pull towards the guess: it keeps the spread of g below 2 nats at every mean.
+_PULL = 0.02
 _STITCH = 40.0  # photo-electrons above which g is the asymptotic form
 
 
@@ -71,6 +73,9 @@ def conditional_entropy_per_sample(
     z = torch.as_tensor(measured)
     if z.ndim < 2 or z.numel() == 0:
         raise ValueError(f"measured: need (n, ...) images that are not empty, got shape {tuple(z.shape)}")
+    check = getattr(noise, "check_measured", None)
+    if check is not None:
+        check(z)
     if mean is not None:
         y = torch.as_tensor(mean)
         if y.shape != z.shape:
@@ -101,7 +106,7 @@ class _Function(NamedTuple):
     sigma: float  # 0 for pure Poisson
 
     def __call__(self, z: Tensor) -> Tensor:
-        values = torch.as_tensor(self.values, dtype=z.dtype)
+        values = torch.as_tensor(self.values, dtype=z.dtype, device=z.device)
         position = ((z - self.first) / self.step).clamp(0, len(self.values) - 1)
         left = position.floor().long().clamp(max=len(self.values) - 2)
         fraction = position - left
@@ -120,7 +125,7 @@ def _asymptotic(z: Tensor, sigma: float) -> Tensor:
 def _means() -> tuple[np.ndarray, np.ndarray]:
     """Grid of y and the weight of each: dense where h bends, heavier where accuracy is to be had."""
     y = np.concatenate([[0.0], np.geomspace(1e-3, 1.0, 120), np.linspace(1.0, math.sqrt(60.0), 301)[1:] ** 2])
-    weight = np.where(y < 0.03, 0.3, np.where(y > 4, 8.0, 1.0))
+    weight = np.where(y < 0.06, 0.1, np.where(y > 4, 8.0, 1.0))
     return y, weight
 
 
@@ -147,6 +152,7 @@ def _solve(design: np.ndarray, entropy: np.ndarray, guess: np.ndarray, known: np
 
 
 @functools.cache
+@_entropy.tabulation
 def _poisson_function() -> _Function:
     y, _ = _means()
     k = np.arange(0, 160.0)
@@ -157,10 +163,11 @@ def _poisson_function() -> _Function:
     above = k > _STITCH
     variance = np.maximum(k, 0) + 1 / 12
     guess = np.where(above, _asymptotic(torch.from_numpy(k), 0.0).numpy(), 0.5 * (LOG_TWO_PI_E + np.log(variance)))
-    return _Function(0.0, 1.0, _solve(np.exp(log_p), entropy, guess, above, 0.01), 0.0)
+    return _Function(0.0, 1.0, _solve(np.exp(log_p), entropy, guess, above, _PULL), 0.0)
 
 
 @functools.lru_cache(maxsize=64)
+@_entropy.tabulation
 def _sigma_function(sigma: float) -> _Function:
     y, _ = _means()
     step = sigma / 2 if sigma < 1 else sigma / 4
@@ -169,8 +176,7 @@ def _sigma_function(sigma: float) -> _Function:
     n_nodes = math.ceil((last - first) / step) + 1
     fine_step = step / refinement
     fine = first + fine_step * np.arange((n_nodes - 1) * refinement + 1)
-    log_p = ops.poisson_gaussian_log_prob(torch.from_numpy(fine), torch.from_numpy(y)[:, None], read_std=sigma)
-    p = np.exp(log_p.numpy()) * fine_step
+    p = np.exp(_entropy.tabulated_log_prob(fine, y[:, None], sigma)) * fine_step
     # Hat functions of the nodes, integrated against p on the fine grid.
     position = np.arange(fine.size) / refinement
     left = np.minimum(position.astype(int), n_nodes - 2)
@@ -186,7 +192,7 @@ def _sigma_function(sigma: float) -> _Function:
     above = nodes > _STITCH
     high = _asymptotic(torch.from_numpy(nodes), sigma).numpy()
     guess = np.where(above, high, 0.5 * (LOG_TWO_PI_E + np.log(variance)))
-    return _Function(first, step, _solve(design, entropy, guess, above, 0.01 if sigma < 3 else 0.1), sigma)
+    return _Function(first, step, _solve(design, entropy, guess, above, _PULL if sigma < 3 else 0.1), sigma)
 
 
 def _at_sigma(electrons: Tensor, sigma: float) -> Tensor:
@@ -213,7 +219,6 @@ def _poisson_gaussian_function(electrons: Tensor, sigma: Tensor) -> Tensor:
     for node in torch.unique(left[~outside]).tolist():
         here = ~outside & (left == node)
         fraction = position[here] - node
-        # Each neighbour is shifted to the pixel's own read noise by the entropy at the estimated mean.
         low, high = (_sigma_function(float(nodes[node + i]))(electrons[:, here]) for i in (0, 1))
         result[:, here] = low * (1 - fraction) + high * fraction
     return result

@@ -38,6 +38,17 @@ _LOG_ROOT_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
 @numba.njit(nogil=True, cache=True)
+def _exact_product(a: float, b: float) -> tuple[float, float]:
+    """a b as a rounded product and its rounding error (Veltkamp and Dekker), where C++ has a fused multiply-add."""
+    product = a * b
+    split_a, split_b = 134217729.0 * a, 134217729.0 * b
+    high_a, high_b = split_a - (split_a - a), split_b - (split_b - b)
+    low_a, low_b = a - high_a, b - high_b
+    error = ((high_a * high_b - product) + high_a * low_b + low_a * high_b) + low_a * low_b
+    return product, error if math.isfinite(error) else 0.0
+
+
+@numba.njit(nogil=True, cache=True)
 def _stirling_error(k: float) -> float:
     if k < 15.5:
         return _STIRLING[int(k)]
@@ -138,7 +149,8 @@ def _evaluate(
             out[:] = math.nan
             return
         mode = float(round(solution))
-    residual = (signal - gain * mode) + signal_error
+    product, product_error = _exact_product(gain, mode)
+    residual = ((signal - product) - product_error) + signal_error
     pull = ratio * (residual * inverse_s)
     width = 1.0 / math.sqrt(1.0 / max(mode, 1.0) + a)
     stride = max(1.0, float(round(width * 0.25 - 0.5)))

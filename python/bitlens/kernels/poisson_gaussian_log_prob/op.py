@@ -34,18 +34,15 @@ def poisson_gaussian_log_prob(
     """log sum_k Poisson(k; mean) Normal(measured; gain k + offset, read_std^2), in nats, elementwise.
 
     Args:
-        measured: ADU, any shape, float32 or float64; the other arguments broadcast with it.
+        measured: ADU, any shape, float32 or float64; the others broadcast with it, in its dtype and on its device.
         mean: expected photo-electrons, 0 to 1e15.
         gain: ADU per photo-electron, > 0.
         offset: ADU.
         read_std: standard deviation of the read noise, ADU, > 0.
 
-    Returns:
-        The common broadcast shape; NaN where an argument is outside its domain or not finite. Differentiable twice.
+    Returns: the broadcast shape; NaN outside the domain or where not finite. Twice differentiable.
 
-    Raises:
-        TypeError: an argument is not a float32/float64 tensor, or dtypes differ.
-        ValueError: shapes do not broadcast, or devices differ.
+    Raises: TypeError (not a float32/float64 tensor, mixed dtypes), ValueError (shapes or devices that do not fit).
 
     Reference: Snyder, Hammoud and White (1993), J. Opt. Soc. Am. A 10, 1014, eq. 1. doi:10.1364/JOSAA.10.001014
     """
@@ -63,6 +60,15 @@ def poisson_gaussian_log_prob(
     if backend == "reference":
         return reference.poisson_gaussian_log_prob(*tensors)
     return _autograd.apply(_VALUE, tensors, (backend,))[0]
+
+
+def tabulate(measured: Tensor, mean: Tensor, read_std: float) -> Tensor:
+    """Float64 values at gain 1 and offset 0 for tables: on the CPU, past dispatch, gradients and transforms."""
+    constants = [torch.tensor(value, dtype=torch.float64) for value in (1.0, 0.0, read_std)]
+    backend = "cpu" if _compiled.has_cpu() else "numba"
+    (value, *_) = _evaluate((measured, mean, *constants), backend, 0, [True] + [False] * 14)
+    assert value is not None
+    return value
 
 
 def _evaluate(tensors: Any, backend: str, order: int, wanted: list[bool]) -> list[Tensor | None]:

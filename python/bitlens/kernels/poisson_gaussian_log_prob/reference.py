@@ -31,7 +31,8 @@ def poisson_gaussian_log_prob(measured: Tensor, mean: Tensor, gain: Tensor, offs
     one = ((g * (z - o)) - 0.5 * g**2) / s**2
     pair = (2 * g * (z - o) - 2 * g**2) / s**2
     y_faint = torch.where(faint, y, torch.zeros_like(y))
-    one_faint, pair_faint = (torch.where(faint, t, torch.zeros_like(t)) for t in (one, pair))
+    # Clamped: an overflow times y = 0 would be NaN.
+    one_faint, pair_faint = (torch.where(faint, t, torch.zeros_like(t)).clamp(max=600) for t in (one, pair))
     dark = -y_faint + torch.log1p(y_faint * torch.exp(one_faint) + 0.5 * y_faint**2 * torch.exp(pair_faint))
     dark = dark - 0.5 * ((z - o) / s) ** 2 - torch.log(s) - 0.5 * math.log(2 * math.pi)
 
