@@ -258,3 +258,11 @@ def test_as_a_process(stack: Path) -> None:
     assert found.returncode == 2
     assert "Traceback" not in found.stderr
     assert found.stderr.startswith("bitlens: error: ")
+
+
+def test_one_array_of_an_archive(stack: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(stack / "both.npz", z=np.load(stack / "z.npy"), y=np.load(stack / "y.npy"))
+    assert "--array" in fail(capsys, "estimate", "both.npz", *POISSON_GAUSSIAN)
+    assert "'x'" in fail(capsys, "estimate", "both.npz", *POISSON_GAUSSIAN, "--array", "x")
+    chosen = run(capsys, "estimate", "both.npz", *POISSON_GAUSSIAN, "--array", "z", "--json")
+    assert chosen == run(capsys, "estimate", "z.npy", *POISSON_GAUSSIAN, "--json")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# name -> module, imported on first use: `bitlens --help` and `bitlens info` need not wait for torch.
+# name -> module, imported on first use: `bitlens --help` need not wait for torch.
 _PUBLIC = {
     "GaussianNoise": "bitlens.noise",
     "PoissonNoise": "bitlens.noise",

@@ -91,6 +91,7 @@ def demo(quick: bool, out: str, seed: int) -> None:
 @click.option("--offset", help="Poisson-Gaussian: ADU of a dark pixel, a number or an npy map.  [default: 0]")
 @click.option("--read-std", help="Poisson-Gaussian: read noise in ADU, a number or an npy map.")
 @click.option("--mean", "mean_file", metavar="FILE", help="Noiseless images, photo-electrons: adds the lower bound.")
+@click.option("--array", metavar="NAME", help="Which array of FILE, when it is an npz with several.")
 @click.option("--patch", type=click.IntRange(min=1), help="Cut images into squares of so many pixels per side.")
 @click.option("--groups", "groups_file", metavar="FILE", help="npy with one label per image, for its source.")
 @click.option(
@@ -109,6 +110,7 @@ def estimate(
     offset: str | None,
     read_std: str | None,
     mean_file: str | None,
+    array: str | None,
     patch: int | None,
     groups_file: str | None,
     method: str,
@@ -126,7 +128,7 @@ def estimate(
     from bitlens.datasets import read_stack
     from bitlens.estimators import estimate_information
 
-    measured = read_stack(file)
+    measured = read_stack(file, name=array)
     mean = None if mean_file is None else read_stack(mean_file)
     if mean is not None and mean.shape != measured.shape:
         raise click.UsageError(

@@ -294,6 +294,31 @@ def test_wrong_arguments(make, error: type[Exception], words: tuple[str, ...]) -
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_arrays_and_whole_numbers_are_taken(name: str) -> None:
+    noise = MODELS[name]
+    mean = np.array([[3, 5], [7, 9]])
+    measured = noise.sample(mean, generator=torch.Generator().manual_seed(0))
+    assert measured.dtype == torch.get_default_dtype()
+    torch.testing.assert_close(
+        noise.log_prob(measured.numpy(), mean), noise.log_prob(measured, torch.as_tensor(mean).float())
+    )
+    torch.testing.assert_close(noise.entropy(mean.astype(np.float64)), noise.entropy(torch.as_tensor(mean).double()))
+
+
+def test_a_map_of_another_shape_is_named() -> None:
+    noise = PoissonGaussianNoise(gain=np.ones((4, 4)), read_std=1.0)
+    images = np.ones((5, 3, 3))
+    for call in (
+        lambda: conditional_entropy(noise, images),
+        lambda: noise.score_features(*[torch.as_tensor(images)] * 2),
+    ):
+        with pytest.raises(ValueError, match="gain") as caught:
+            call()
+        assert "(3, 3)" in str(caught.value)
+        assert "(4, 4)" in str(caught.value)
+
+
 def test_public_names() -> None:
     assert bitlens.PoissonGaussianNoise is PoissonGaussianNoise
     assert bitlens.GaussianNoise is GaussianNoise

@@ -86,7 +86,10 @@ def _member(archive: Mapping[str, np.ndarray], path: Path, name: str | None) -> 
         raise ValueError(f"{path}: the npz file holds no arrays")
     if name is None:
         if len(names) > 1:
-            raise ValueError(f"{path}: holds {len(names)} arrays, choose one with name=: {', '.join(names)}")
+            raise ValueError(
+                f"{path}: holds {len(names)} arrays; choose one with name= (--array on the command line): "
+                f"{', '.join(names)}"
+            )
         name = names[0]
     if name not in names:
         raise ValueError(f"{path}: need name to be one of {', '.join(names)}, got {name!r}")

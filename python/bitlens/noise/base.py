@@ -17,15 +17,15 @@ class NoiseModel(nn.Module, ABC):
     discrete = False  # whether `measured` takes integer values and log_prob is of a probability mass
 
     @abstractmethod
-    def sample(self, mean: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, mean: Tensor | np.ndarray, generator: torch.Generator | None = None) -> Tensor:
         """One measurement drawn for each element of `mean` (photo-electrons)."""
 
     @abstractmethod
-    def log_prob(self, measured: Tensor, mean: Tensor) -> Tensor:
+    def log_prob(self, measured: Tensor | np.ndarray, mean: Tensor | np.ndarray) -> Tensor:
         """log p(measured | mean) in nats, elementwise with broadcasting."""
 
     @abstractmethod
-    def entropy(self, mean: Tensor) -> Tensor:
+    def entropy(self, mean: Tensor | np.ndarray) -> Tensor:
         """Entropy of a pixel with this mean, in nats, elementwise; in the unit of `measured`."""
 
 
@@ -89,9 +89,29 @@ def flat_float64(value: Tensor) -> Tensor:
     return value.detach().to(torch.float64).reshape(value.shape[0], -1)
 
 
-def flat_map(parameter: Tensor, sample_shape: torch.Size) -> Tensor:
-    """A scalar or per-pixel map as a float64 row of pixels for samples of this shape."""
+def flat_map(name: str, parameter: Tensor, sample_shape: torch.Size) -> Tensor:
+    """A scalar or per-pixel map as a float64 row of pixels for samples of this shape.
+
+    Raises:
+        ValueError: the map does not fit the samples.
+    """
+    check_map(name, parameter, sample_shape)
     return parameter.detach().to(torch.float64).expand(sample_shape).reshape(-1)
+
+
+def check_map(name: str, parameter: Tensor, shape: torch.Size) -> None:
+    """ValueError unless a scalar or per-pixel map broadcasts to images of this shape."""
+    sizes = zip(reversed(parameter.shape), reversed(shape), strict=False)
+    if parameter.ndim > len(shape) or any(size not in (1, wanted) for size, wanted in sizes):
+        raise ValueError(
+            f"{name}: need a number or a map that fits images {tuple(shape)}, got {tuple(parameter.shape)}"
+        )
+
+
+def as_mean(value: Tensor | np.ndarray) -> Tensor:
+    """A floating-point tensor; NumPy arrays and whole numbers are converted."""
+    tensor = torch.as_tensor(value)
+    return tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
 
 
 LOG_TWO_PI_E = math.log(2 * math.pi * math.e)

@@ -83,12 +83,14 @@ def conditional_entropy_per_sample(
         return noise.entropy(y.to(torch.float64)).detach().reshape(y.shape[0], -1).sum(dim=1)
     flat, shape = flat_float64(z), z.shape[1:]
     if isinstance(noise, GaussianNoise):
-        total = (0.5 * LOG_TWO_PI_E + torch.log(flat_map(noise.std, shape))).sum()
+        total = (0.5 * LOG_TWO_PI_E + torch.log(flat_map("std", noise.std, shape))).sum()
         return total.expand(z.shape[0]).clone()
     if isinstance(noise, PoissonNoise):
         return _poisson_function()(flat).sum(dim=1)
     if isinstance(noise, PoissonGaussianNoise):
-        gain, offset, read_std = (flat_map(p, shape) for p in (noise.gain, noise.offset, noise.read_std))
+        gain, offset, read_std = (
+            flat_map(name, getattr(noise, name), shape) for name in ("gain", "offset", "read_std")
+        )
         electrons, sigma = (flat - offset) / gain, read_std / gain
         return (_poisson_gaussian_function(electrons, sigma) + torch.log(gain)).sum(dim=1)
     raise ValueError(

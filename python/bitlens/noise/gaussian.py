@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar, final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from bitlens.noise.base import (
     LOG_TWO_PI_E,
     NoiseModel,
     ScoreFeatures,
+    as_mean,
     check_finite,
     flat_float64,
     flat_map,
@@ -36,18 +38,22 @@ class GaussianNoise(NoiseModel):
         super().__init__()
         set_parameter(self, "std", std, positive=True)
 
-    def sample(self, mean: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, mean: Tensor | np.ndarray, generator: torch.Generator | None = None) -> Tensor:
         """mean + std * standard normal, differentiable in the mean and in std."""
+        mean = as_mean(mean)
         white = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
         return mean + self.std.to(mean) * white
 
-    def log_prob(self, measured: Tensor, mean: Tensor) -> Tensor:
+    def log_prob(self, measured: Tensor | np.ndarray, mean: Tensor | np.ndarray) -> Tensor:
         """-((measured - mean) / std)^2 / 2 - log std - log(2 pi) / 2, in nats."""
+        mean = as_mean(mean)
+        measured = torch.as_tensor(measured).to(mean.dtype)
         std = self.std.to(mean)
         return -0.5 * ((measured - mean) / std) ** 2 - torch.log(std) - 0.5 * math.log(2 * math.pi)
 
-    def entropy(self, mean: Tensor) -> Tensor:
+    def entropy(self, mean: Tensor | np.ndarray) -> Tensor:
         """log(2 pi e std^2) / 2, in nats, whatever the mean."""
+        mean = as_mean(mean)
         return (0.5 * LOG_TWO_PI_E + torch.log(self.std.to(mean))).expand(mean.shape)
 
     def variance(self, mean: Tensor) -> Tensor:
@@ -69,7 +75,7 @@ class GaussianNoise(NoiseModel):
     def score_features(self, measured: Tensor, mean: Tensor) -> ScoreFeatures:
         """Exact bilinear form of the log-likelihoods of all pairs, centred on the mean image."""
         z, y = flat_float64(measured), flat_float64(mean)
-        std = flat_map(self.std, mean.shape[1:])
+        std = flat_map("std", self.std, mean.shape[1:])
         centre = y.mean(dim=0)
         z, y = (z - centre) / std, (y - centre) / std
         constant = torch.log(std).sum() + 0.5 * math.log(2 * math.pi) * std.numel()

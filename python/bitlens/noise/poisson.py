@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import final
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bitlens.noise import _entropy
-from bitlens.noise.base import NoiseModel, ScoreFeatures, check_finite, check_mean, flat_float64
+from bitlens.noise.base import NoiseModel, ScoreFeatures, as_mean, check_finite, check_mean, flat_float64
 
 # Stands for a mean of exactly 0 in the bilinear form: a count there costs 69 nats instead of infinitely many.
 _DARK_FLOOR = 1e-30
@@ -20,16 +21,20 @@ class PoissonNoise(NoiseModel):
 
     discrete = True
 
-    def sample(self, mean: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, mean: Tensor | np.ndarray, generator: torch.Generator | None = None) -> Tensor:
         """Counts; no gradient passes through them."""
+        mean = as_mean(mean)
         return torch.poisson(mean.detach(), generator=generator)
 
-    def log_prob(self, measured: Tensor, mean: Tensor) -> Tensor:
+    def log_prob(self, measured: Tensor | np.ndarray, mean: Tensor | np.ndarray) -> Tensor:
         """measured log(mean) - mean - log(measured!), in nats; at mean 0: 0 for no count, else -inf."""
+        mean = as_mean(mean)
+        measured = torch.as_tensor(measured).to(mean.dtype)
         return torch.xlogy(measured, mean) - mean - torch.lgamma(measured + 1)
 
-    def entropy(self, mean: Tensor) -> Tensor:
+    def entropy(self, mean: Tensor | np.ndarray) -> Tensor:
         """-sum_k p(k) log p(k) in nats (discrete), to 1e-7; differentiable in the mean."""
+        mean = as_mean(mean)
         return _entropy.poisson_entropy(mean)
 
     def variance(self, mean: Tensor) -> Tensor:

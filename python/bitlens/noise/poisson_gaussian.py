@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar, final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from bitlens.noise import _entropy
 from bitlens.noise.base import (
     NoiseModel,
     ScoreFeatures,
+    as_mean,
     check_finite,
     check_mean,
     flat_float64,
@@ -49,14 +51,17 @@ class PoissonGaussianNoise(NoiseModel):
         set_parameter(self, "offset", offset, positive=False)
         set_parameter(self, "read_std", read_std, positive=True)
 
-    def sample(self, mean: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, mean: Tensor | np.ndarray, generator: torch.Generator | None = None) -> Tensor:
         """ADU; no gradient passes through the photon counts."""
+        mean = as_mean(mean)
         counts = torch.poisson(mean.detach(), generator=generator)
         white = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
         return self.gain.to(mean) * counts + self.offset.to(mean) + self.read_std.to(mean) * white
 
-    def log_prob(self, measured: Tensor, mean: Tensor) -> Tensor:
+    def log_prob(self, measured: Tensor | np.ndarray, mean: Tensor | np.ndarray) -> Tensor:
         """log sum_k Poisson(k; mean) Normal(measured; gain k + offset, read_std^2), in nats per ADU; exact."""
+        mean = as_mean(mean)
+        measured = torch.as_tensor(measured).to(mean.dtype)
         return ops.poisson_gaussian_log_prob(
             measured,
             mean,
@@ -65,8 +70,9 @@ class PoissonGaussianNoise(NoiseModel):
             read_std=self.read_std.to(mean),
         )
 
-    def entropy(self, mean: Tensor) -> Tensor:
+    def entropy(self, mean: Tensor | np.ndarray) -> Tensor:
         """h(measured | mean) in nats per ADU, to 1e-4; differentiable in mean, gain and read_std."""
+        mean = as_mean(mean)
         gain = self.gain.to(mean)
         return _entropy.poisson_gaussian_entropy(mean, self.read_std.to(mean) / gain) + torch.log(gain)
 
@@ -89,7 +95,7 @@ class PoissonGaussianNoise(NoiseModel):
     def score_features(self, measured: Tensor, mean: Tensor) -> ScoreFeatures:
         """Variance-weighted Gaussian surrogate of the log-likelihoods of all pairs: a critic, not the likelihood."""
         shape = mean.shape[1:]
-        gain, offset, read_std = (flat_map(p, shape) for p in (self.gain, self.offset, self.read_std))
+        gain, offset, read_std = (flat_map(n, getattr(self, n), shape) for n in ("gain", "offset", "read_std"))
         z, y = flat_float64(measured), flat_float64(mean)
         variance = gain**2 * y + read_std**2
         centre = gain * y.mean(dim=0) + offset
