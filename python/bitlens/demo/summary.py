@@ -120,6 +120,9 @@ def make_report(study: Study, pictures: Mapping[str, Picture]) -> Report:
                     "Starting from the lens in focus, every sample of a phase mask in the pupil may change by up "
                     "to half a wave.",
                     about_phase,
+                    "The bits as judged are upper bounds at both ends, and how tight they are changes with the images: "
+                    "such a gain may lie further from the truth than its standard error, so the mask counts as found "
+                    "only if the closed form finds a gain too.",
                     "Theory expects none of the estimate used here: a phase mask lowers the modulation transfer at "
                     "every frequency or leaves it as it is, and for stationary Gaussian statistics and equal light "
                     "less contrast never means more bits. A straight ramp over the mask only shifts the image.",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bitlens.estimators._abilities import HasMoments
 from bitlens.noise import NoiseModel
+from bitlens.noise._abilities import HasMoments
 from bitlens.noise.base import LOG_TWO_PI_E
 
 # The correction for few scenes stops here: below, the sample covariance says too little about the true one.

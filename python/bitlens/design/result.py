@@ -36,10 +36,9 @@ class DesignResult:
     """An optimised copy of encoder and noise, the way there, and what the start and the end carry.
 
     `before` and `after` are held-out estimates on the same scenes, with the same noise draws; `history` is what was
-    climbed, by another estimator on other scenes. `gain_stderr_bits` is the standard error of after - before, scene by
-    scene (or group by group), which is far below that of either where both find the same scenes easy and hard.
-    `parameters` are the new values by name, read-only. `torch.Generator().manual_seed(seed)` repeats the result bit
-    for bit on one backend.
+    climbed, by another estimator on other scenes. `gain_stderr_bits` is the standard error of after - before, from the
+    gain of each scene (or group), so that what both ends share cancels. `parameters` are the new values by name,
+    read-only. `torch.Generator().manual_seed(seed)` repeats the result bit for bit on one backend.
     """
 
     encoder: Encoder

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bitlens.densities._samples import samples
-from bitlens.estimators._abilities import ChecksMean, ChecksMeasured
 from bitlens.noise import NoiseModel
+from bitlens.noise._abilities import ChecksMean, ChecksMeasured
 
 MINIMUM_SAMPLES = 10
 N_FOLDS = 5

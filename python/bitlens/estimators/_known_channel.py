@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from bitlens import ops
-from bitlens.estimators._abilities import HasFeatures
 from bitlens.estimators._inputs import Groups
 from bitlens.noise import NoiseModel, ScoreFeatures
+from bitlens.noise._abilities import HasFeatures
 
 # Pairs times pixels up to which likelihoods that are not bilinear are evaluated one by one.
 _MAX_EXACT_EVALUATIONS = 30_000_000

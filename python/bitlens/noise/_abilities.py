@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from bitlens.noise import ScoreFeatures
+from bitlens.noise.base import ScoreFeatures
 
 
 @runtime_checkable
