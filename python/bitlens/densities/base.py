@@ -17,6 +17,10 @@ class Density(ABC):
     Measurements are (n, ...), one image of any shape per row; log densities are nats per image.
     A fitted density also says what its finite sample costs (`held_out_bias_nats`: the expected excess of its
     held-out cross-entropy over the entropy, when the data follow the model) and whether its fit converged.
+
+    Raises:
+        RuntimeError: `log_prob` or `sample` of a density that is not fitted.
+        TypeError, ValueError: images that cannot be used, named with what is needed and what came.
     """
 
     held_out_bias_nats: float
