@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from bitlens import cli
 from bitlens.demo import Settings, Study, quick_settings, run_demo
-from bitlens.demo.study import DESIGNS, PHOTONS, paired_gain, run_study, standard_error_of_gain
+from bitlens.demo.study import DESIGNS, PHOTONS, paired_gain, run_study
 from bitlens.design import DesignStep
 
 FIGURES = (
@@ -40,7 +42,8 @@ def study(folder: Path, said: list[str]) -> Study:
 
 
 def test_designed_pupil_gains_and_nearly_reaches_focus(study: Study) -> None:
-    assert study.pupil.gain_bits_per_pixel >= 3 * standard_error_of_gain(study.pupil)
+    assert study.pupil.gain_stderr_bits_per_pixel is not None
+    assert study.pupil.gain_bits_per_pixel >= 3 * study.pupil.gain_stderr_bits_per_pixel > 0
     assert study.pupil_share_of_in_focus >= 0.95
     assert study.pupil.warnings == ()
 
@@ -114,6 +117,24 @@ def test_repeats_bit_for_bit_with_one_and_two_threads() -> None:
     finally:
         torch.set_num_threads(n_threads)
     assert found[0] == found[1]
+
+
+def test_json_on_stdout_is_the_file_and_progress_is_on_stderr(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bitlens.demo.quick_settings", lambda seed: dataclasses.replace(small_settings(), seed=seed))
+    assert cli.main(["demo", "--quick", "--seed", "3", "--out", str(tmp_path), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == (tmp_path / "results.json").read_text() + "\n"
+    assert json.loads(captured.out)["seed"] == 3
+    assert "designing a pupil" in captured.err
+
+
+def test_what_was_found_is_read_only(study: Study) -> None:
+    with pytest.raises(TypeError, match="item assignment"):
+        study.estimates["in focus"] = ()  # type: ignore[index]
+    with pytest.raises(TypeError, match="item assignment"):
+        study.examples["in focus"] = study.examples["phase mask"]  # type: ignore[index]
 
 
 def test_interrupt_during_a_design_ends_the_demo_and_leaves_old_results(tmp_path: Path) -> None:

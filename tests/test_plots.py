@@ -51,7 +51,7 @@ def estimate(bits_per_pixel: float, **changes: object) -> InformationEstimate:
 
 def design_result(n_steps: int) -> DesignResult:
     history = tuple(DesignStep(i, 64.0 * i, float(i), 1.0, 0.1) for i in range(n_steps))
-    return DesignResult(nn.Identity(), GaussianNoise(1.0), history, estimate(0.5), estimate(1.0), ())
+    return DesignResult(nn.Identity(), GaussianNoise(1.0), history, estimate(0.5), estimate(1.0), (), {}, 0, 1.0)
 
 
 DRAWINGS: dict[str, Callable[[Axes | None], Axes]] = {
@@ -65,6 +65,7 @@ DRAWINGS: dict[str, Callable[[Axes | None], Axes]] = {
     "before and after": lambda axes: plots.before_after({"a": estimate(0.5), "b": estimate(1.0)}, axes=axes),
     "estimate": lambda axes: plots.estimate(estimate(1.0), axes=axes),
     "upper only": lambda axes: plots.estimate(estimate(1.0, lower_bits=None, ceiling_bits=None), axes=axes),
+    "no bits": lambda axes: plots.estimate(estimate(0.0), axes=axes),
     "no interval": lambda axes: plots.estimate(estimate(1.0, confidence_interval_bits=None), axes=axes),
 }
 
@@ -98,6 +99,16 @@ def test_bits_and_intervals_are_those_of_the_estimates() -> None:
     assert list(line.get_ydata()) == [1.0, 2.0]
     ends = np.array([segment[:, 1] for segment in bars.get_segments()], dtype=float)
     np.testing.assert_allclose(ends, [[1 - 4 / PIXELS, 1 + 6 / PIXELS], [2 - 4 / PIXELS, 2 + 6 / PIXELS]])
+
+
+def test_interval_in_bits_of_an_image_is_that_of_the_estimate() -> None:
+    # At 0 bits the number of pixels cannot be told, but the interval of the image is there.
+    for bits_per_pixel in (0.0, 1.0):
+        result = estimate(bits_per_pixel)
+        (container,) = plots.estimate(result).containers
+        (bars,) = container.lines[2]
+        ends = np.array([segment[:, 0] for segment in bars.get_segments()], dtype=float)
+        np.testing.assert_allclose(ends, [result.confidence_interval_bits])
 
 
 def test_design_draws_its_history() -> None:

@@ -69,12 +69,15 @@ def bitlens(context: click.Context) -> None:
 @click.option("--quick", is_flag=True, help="Fewer patches and steps: half a minute instead of two.")
 @click.option("--out", default="demo_report", show_default=True, help="Folder for the report and its figures.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Repeats the run.")
-def demo(quick: bool, out: str, seed: int) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the content of results.json; progress goes to stderr.")
+def demo(quick: bool, out: str, seed: int, as_json: bool) -> None:
     """Three cameras and two designs on real scenes: a table of bits per pixel, and a report."""
     from bitlens.demo import full_settings, quick_settings, run_demo
 
     settings = quick_settings(seed) if quick else full_settings(seed)
-    run_demo(settings, out, say=click.echo)
+    study = run_demo(settings, out, say=lambda line: click.echo(line, err=as_json))
+    if as_json:
+        click.echo(study.to_json())
 
 
 @bitlens.command()
@@ -283,12 +286,11 @@ def _cut(stack: Tensor, patch: int) -> Tensor:
 
 
 def _table(result: InformationEstimate, image_shape: tuple[int, ...]) -> str:
-    pixels = result.bits / result.bits_per_pixel if result.bits_per_pixel else 1.0
     size = " x ".join(map(str, image_shape))
     rows = [("bits per pixel", f"{result.bits_per_pixel:.4f}")]
-    if result.confidence_interval_bits is not None:
-        low, high = result.confidence_interval_bits
-        rows.append(("95 % interval", f"{low / pixels:.4f} to {high / pixels:.4f} (statistical)"))
+    if result.confidence_interval_bits_per_pixel is not None:
+        low, high = result.confidence_interval_bits_per_pixel
+        rows.append(("95 % interval", f"{low:.4f} to {high:.4f} (statistical)"))
     rows.append(("bits per image", f"{result.bits:.2f}, images of {size}"))
     meaning = {
         "two-sided": "the middle of both bounds",

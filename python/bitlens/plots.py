@@ -6,7 +6,7 @@ Nothing here touches pyplot or its global state, so it works without a display a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -122,7 +122,7 @@ def bits_against_photons(
         axes.errorbar(
             place,
             [estimate.bits_per_pixel for estimate in row],
-            yerr=np.array([_error_bar(estimate) for estimate in row]).T,
+            yerr=_error_bars_per_pixel(row),
             label=name,
             color=COLORS[index % len(COLORS)],
             marker=_MARKERS[index % len(_MARKERS)],
@@ -170,7 +170,7 @@ def before_after(estimates: Mapping[str, InformationEstimate], *, axes: Axes | N
     axes = _axes(axes)
     names = list(estimates)
     values = [estimate.bits_per_pixel for estimate in estimates.values()]
-    errors = np.array([_error_bar(estimate) for estimate in estimates.values()]).T
+    errors = _error_bars_per_pixel(estimates.values())
     axes.bar(
         range(len(names)), values, color=[COLORS[i % len(COLORS)] for i in range(len(names))], width=0.6, alpha=0.85
     )
@@ -199,7 +199,7 @@ def estimate(result: InformationEstimate, *, axes: Axes | None = None) -> Axes:
     ):
         if value is not None:
             axes.plot([value], [0], marker=marker, color=COLORS[0], markersize=10, linestyle="none", label=label)
-    below, above = np.array(_error_bar(result)) * (result.bits / result.bits_per_pixel if result.bits else 1.0)
+    below, above = _error_bar(result.bits, result.confidence_interval_bits)
     axes.errorbar(
         [result.bits],
         [0.6],
@@ -247,13 +247,15 @@ def _colorbar(axes: Axes, picture: object, label: str) -> None:
     figure.colorbar(picture, cax=bar, label=label)  # type: ignore[arg-type]
 
 
-def _error_bar(estimate: InformationEstimate) -> tuple[float, float]:
-    """Bits per pixel below and above the estimate; zero where there is no interval."""
-    if estimate.confidence_interval_bits is None or estimate.bits == 0:
-        return 0.0, 0.0
-    scale = estimate.bits_per_pixel / estimate.bits
-    low, high = estimate.confidence_interval_bits
-    return max(0.0, (estimate.bits - low) * scale), max(0.0, (high - estimate.bits) * scale)
+def _error_bar(value: float, interval: tuple[float, float] | None) -> tuple[float, float]:
+    """How far the interval reaches below and above the value; zero where there is none."""
+    return (0.0, 0.0) if interval is None else (max(0.0, value - interval[0]), max(0.0, interval[1] - value))
+
+
+def _error_bars_per_pixel(estimates: Iterable[InformationEstimate]) -> NDArray[np.float64]:
+    """(2, n): below and above each estimate."""
+    bars = [_error_bar(one.bits_per_pixel, one.confidence_interval_bits_per_pixel) for one in estimates]
+    return np.array(bars).T
 
 
 def _edges(n: int, pitch: float) -> tuple[float, float]:

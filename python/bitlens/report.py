@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,6 +28,7 @@ ul.notes { color: #7a4b00; } footer { margin-top: 3rem; color: #777; font-size: 
 """
 
 
+@final
 @dataclass(frozen=True)
 class Table:
     """Column heads and rows of text."""
@@ -37,6 +38,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
+@final
 @dataclass(frozen=True)
 class Picture:
     """A figure as PNG bytes; `name` is its file name without ".png"."""
@@ -46,6 +48,7 @@ class Picture:
     png: bytes
 
 
+@final
 @dataclass(frozen=True)
 class Section:
     """A heading with paragraphs, then tables, pictures and notes, in this order."""
@@ -57,6 +60,7 @@ class Section:
     notes: tuple[str, ...] = ()
 
 
+@final
 @dataclass(frozen=True)
 class Report:
     """A title, an opening paragraph, sections and a last line."""

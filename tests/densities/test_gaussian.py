@@ -15,6 +15,8 @@ from scipy import stats as scipy_stats
 
 from bitlens.densities import GaussianDensity, held_out_bias_nats, plug_in_bias_nats
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def draw(n: int, shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
@@ -109,6 +111,12 @@ def test_fit_leaves_the_density_it_is_called_on_alone() -> None:
 def test_bad_input_is_named(measured: torch.Tensor, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         GaussianDensity().fit(measured)
+
+
+@pytest.mark.parametrize("measured", [torch.zeros(20, 2, dtype=torch.complex64), [["a", "b"]] * 20])
+def test_what_is_no_array_of_real_numbers_is_a_type_error(measured: object) -> None:
+    with pytest.raises(TypeError, match="measured: need"):
+        GaussianDensity().fit(measured)  # type: ignore[arg-type]
 
 
 def test_other_image_shape_is_an_error() -> None:

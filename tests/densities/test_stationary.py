@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from bitlens.densities import GaussianDensity, StationaryGaussianDensity
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def field_covariance(size: int, anisotropy: float = 1.0, signal_to_noise: float = 10.0) -> torch.Tensor:
     """Block of a periodic power-law field, its slow axis at 45 degrees, plus white noise of variance 1."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bitlens.design import gaussian_information
-from bitlens.noise import GaussianNoise, PoissonGaussianNoise, PoissonNoise
+from bitlens.noise import GaussianNoise, NoiseModel, PoissonGaussianNoise, PoissonNoise
 
 
 def _field(n: int, eigenvalues: torch.Tensor, seed: int) -> torch.Tensor:
@@ -71,3 +71,24 @@ def test_not_finite_goes_through() -> None:
     mean = torch.ones(5, 4, dtype=torch.float64)
     mean[2, 1] = math.nan
     assert gaussian_information(mean, GaussianNoise(1.0)).isnan()
+
+
+class WithoutVariance(NoiseModel):
+    """A model of the user's own that lacks half of what the closed form takes."""
+
+    def sample(self, mean: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        return mean
+
+    def log_prob(self, measured: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+        return -((measured - mean) ** 2)
+
+    def entropy(self, mean: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(mean)
+
+    def expected(self, mean: torch.Tensor) -> torch.Tensor:
+        return mean
+
+
+def test_noise_without_moments_is_named() -> None:
+    with pytest.raises(TypeError, match=r"variance\(mean\).*WithoutVariance"):
+        gaussian_information(torch.ones(5, 4), WithoutVariance())

@@ -13,6 +13,8 @@ from bitlens.estimators import _known_channel
 from bitlens.estimators._inputs import Groups, make_groups
 from bitlens.noise import NoiseModel
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def example(grouped: bool) -> tuple[Tensor, Tensor, Groups]:
     rng = torch.Generator().manual_seed(0)
@@ -122,3 +124,17 @@ def test_a_noise_model_of_the_users_own_has_both_bounds_when_means_are_known() -
     assert result.bits == pytest.approx(1.0, abs=0.03)
     with pytest.raises(ValueError, match="mean="):
         estimate_information(measured, noise, generator=rng)
+
+
+class CheckedLaplaceNoise(LaplaceNoise):
+    """One that says which measurements are possible, and nothing about means."""
+
+    def check_measured(self, measured: Tensor) -> None:
+        if bool((measured > 100.0).any()):
+            raise ValueError("measured: above full well")
+
+
+def test_a_check_of_the_users_own_model_is_made_without_its_twin() -> None:
+    mean = torch.full((20, 2), 200.0, dtype=torch.float64)
+    with pytest.raises(ValueError, match="full well"):
+        estimate_information(mean, CheckedLaplaceNoise(), mean=mean)

@@ -16,6 +16,11 @@ from torch import Tensor
 
 import bitlens
 from bitlens import GaussianNoise, InformationEstimate, PoissonGaussianNoise, PoissonNoise, estimate_information
+from bitlens.estimators import _judge
+from bitlens.estimators._judge import judge, stderr_of_difference_bits
+from bitlens.kernels import _backend
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 FIELDS = [
     "bits",
@@ -119,6 +124,74 @@ def test_a_drawn_seed_is_recorded_and_repeats_the_result() -> None:
     assert first == again
     other = estimate_information(measured, PoissonNoise(), generator=torch.Generator().manual_seed(first.seed + 1))
     assert other.bits != first.bits
+
+
+@pytest.mark.parametrize("n_drawn", [0, 1, 5, 700])
+def test_the_recorded_seed_repeats_the_result_of_any_generator(n_drawn: int) -> None:
+    _, measured = example()
+    rng = torch.Generator().manual_seed(8)
+    torch.rand(n_drawn, generator=rng)
+    first = estimate_information(measured, PoissonNoise(), generator=rng)
+    second = estimate_information(measured, PoissonNoise(), generator=rng)
+    assert (first.seed == 8) == (n_drawn == 0)
+    assert len({first.seed, second.seed, 8 if n_drawn else None}) == 3
+    assert first.bits != second.bits
+    for result in (first, second):
+        again = torch.Generator().manual_seed(result.seed)
+        assert estimate_information(measured, PoissonNoise(), generator=again) == result
+
+
+def test_a_generator_moves_on_by_one_draw_whatever_the_work() -> None:
+    states = []
+    for n in (60, 300):
+        rng = torch.Generator().manual_seed(8)
+        estimate_information(example(n)[1], PoissonNoise(), generator=rng)
+        states.append(rng.get_state())
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], torch.Generator().manual_seed(8).get_state())
+
+
+def test_a_backend_that_cannot_run_is_found_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(*_: object) -> None:
+        pytest.fail("the work was done first")
+
+    monkeypatch.setattr(_judge, "estimate", work)
+    # Forced as by `use_backend`, which itself refuses where there is no GPU.
+    monkeypatch.setattr(_backend._settings, "backend", "cuda")
+    with pytest.raises(_backend.BackendUnavailable, match="infonce_scores"):
+        estimate_information(example()[1], PoissonNoise())
+
+
+def test_interval_per_pixel_is_that_of_the_image_over_its_pixels() -> None:
+    _, measured = example()
+    result = estimate_information(measured, PoissonNoise(), generator=torch.Generator().manual_seed(0))
+    assert result.n_pixels == 12
+    assert result.confidence_interval_bits is not None
+    low, high = result.confidence_interval_bits
+    assert result.confidence_interval_bits_per_pixel == (low / 12, high / 12)
+    without = dataclasses.replace(result, confidence_interval_bits=None)
+    assert without.confidence_interval_bits_per_pixel is None
+    for bits in (0.0, math.nan, math.inf):
+        unknown = dataclasses.replace(result, bits=bits, bits_per_pixel=bits / 12)
+        assert unknown.n_pixels is None
+        assert unknown.confidence_interval_bits_per_pixel is None
+
+
+def test_error_of_a_difference_on_the_same_scenes_is_that_of_the_paired_images() -> None:
+    # One image gains exactly what every other gains: the difference has no error, however wide both ends are.
+    rng = torch.Generator().manual_seed(0)
+    white = torch.randn(400, 3, generator=rng, dtype=torch.float64)
+    noise = GaussianNoise(1.0)
+    ends = [
+        judge(scale * white, noise, mean=None, method="gaussian", generator=torch.Generator().manual_seed(1))
+        for scale in (2.0, 6.0)
+    ]
+    before, after = ends
+    assert after.estimate.bits - before.estimate.bits == pytest.approx(3 * math.log2(3.0))
+    assert before.estimate.stderr_bits is not None
+    assert before.estimate.stderr_bits > 0.05
+    assert stderr_of_difference_bits(before, after) < 1e-9
+    assert stderr_of_difference_bits(before, before) == 0.0
 
 
 def test_arrays_and_tensors_of_any_real_type_agree_and_are_left_alone() -> None:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from bitlens import GaussianNoise, estimate_information
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def white_channel(n: int, shape: tuple[int, ...], seed: int, power: float = 4.0) -> tuple[Tensor, Tensor]:
     rng = torch.Generator().manual_seed(seed)

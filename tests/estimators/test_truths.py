@@ -22,6 +22,8 @@ from bitlens import (
 )
 from bitlens.estimators import _known_channel
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LN2 = math.log(2.0)
 
 

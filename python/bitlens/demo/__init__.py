@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -37,8 +36,7 @@ def run_demo(settings: Settings, folder: str | Path, *, say: Callable[[str], Non
     say("")
     for finding in findings(study):
         say(finding)
-    content = json.dumps(study.to_dict(), indent=1, allow_nan=False)
-    write_atomically(folder / "results.json", content.encode())
+    write_atomically(folder / "results.json", study.to_json().encode())
     path = write_report(make_report(study, draw_all(study)), folder)
     say(f"\nreport: {path}    numbers: {folder / 'results.json'}    {study.seconds:.0f} s")
     return study

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, final
 
 import torch
 from scipy import stats
@@ -14,8 +16,10 @@ from torch import Tensor
 
 from bitlens.datasets import FITTING_SCENES, REPORTING_SCENES, Patches, load_scene, scene_patches
 from bitlens.design import Box, DesignResult, DesignStep, gaussian_information, optimize_design
+from bitlens.design._held_out import judge_means
 from bitlens.encoders import Camera
-from bitlens.estimators import InformationEstimate, estimate_information
+from bitlens.estimators import InformationEstimate
+from bitlens.estimators._seeds import derived_seed
 from bitlens.kernels import _backend
 from bitlens.noise import PoissonGaussianNoise
 from bitlens.systems import CameraDesign, camera
@@ -39,6 +43,7 @@ _EXAMPLE_SCENE, _EXAMPLE_ROW, _EXAMPLE_COLUMN, _EXAMPLE_PIXELS = "camera", 60, 1
 _ENCODE_BATCH = 250
 
 
+@final
 @dataclass(frozen=True)
 class Settings:
     """How much work the demo does."""
@@ -61,6 +66,7 @@ def quick_settings(seed: int = 0) -> Settings:
     return Settings(n_patches=1000, patch_pixels=12, n_pupil_steps=60, n_phase_steps=30, batch_size=128, seed=seed)
 
 
+@final
 @dataclass(frozen=True)
 class Example:
     """What one design makes of a piece of a photograph: its PSF, the mean and one measurement, all (row, column)."""
@@ -70,6 +76,7 @@ class Example:
     measured: Tensor
 
 
+@final
 @dataclass(frozen=True)
 class Study:
     """All the demo found: estimates of each design at each photon level, and two design runs.
@@ -82,13 +89,17 @@ class Study:
 
     settings: Settings
     photons: tuple[float, ...]
-    estimates: dict[str, tuple[InformationEstimate, ...]]
+    estimates: Mapping[str, tuple[InformationEstimate, ...]]
     pupil: DesignResult
     phase: DesignResult
     phase_gain_by_image: tuple[float, ...]
     in_focus_objective_bits_per_pixel: float
-    examples: dict[str, Example]
+    examples: Mapping[str, Example]
     seconds: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "estimates", MappingProxyType(dict(self.estimates)))
+        object.__setattr__(self, "examples", MappingProxyType(dict(self.examples)))
 
     @property
     def in_focus(self) -> InformationEstimate:
@@ -126,15 +137,9 @@ class Study:
             "phase_mask_gains": self.phase_mask_gains,
         }
 
-
-def standard_error_of_gain(result: DesignResult) -> float:
-    """Standard error of a gain in bits per pixel, as if both ends were independent: at least the true one.
-
-    Both ends see the same scenes, so their errors mostly cancel in the difference; this does not count on it.
-    """
-    scale = result.after.bits_per_pixel / result.after.bits
-    errors = [(end.stderr_bits or 0.0) * scale for end in (result.before, result.after)]
-    return float((errors[0] ** 2 + errors[1] ** 2) ** 0.5)
+    def to_json(self) -> str:
+        """`to_dict` as strict JSON."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
 
 
 def paired_gain(gains: Sequence[float]) -> tuple[float, float]:
@@ -185,7 +190,7 @@ def run_study(
 
 def _run_study(settings: Settings, say: Callable[[str], None], callback: Callable[[DesignStep], None] | None) -> Study:
     started = time.perf_counter()
-    generator = torch.Generator().manual_seed(settings.seed)
+    generator = torch.Generator().manual_seed(derived_seed(settings.seed, "patches"))
     size = lens(DESIGN_PHOTONS).scene_size(settings.patch_pixels)
     say(
         f"cutting {settings.n_patches} patches each from {len(FITTING_SCENES)} images to fit and "
@@ -194,18 +199,19 @@ def _run_study(settings: Settings, say: Callable[[str], None], callback: Callabl
     fitting = scene_patches(settings.n_patches, size, names=FITTING_SCENES, generator=generator)
     reporting = scene_patches(settings.n_patches, size, names=REPORTING_SCENES, generator=generator)
     dark = lens(DESIGN_PHOTONS).dark_electrons
+    noise = PoissonGaussianNoise(read_std=READ_STD_ELECTRONS)
     estimates: dict[str, tuple[InformationEstimate, ...]] = {}
     for name, design in DESIGNS.items():
         unit = _encode_unit_exposure(design, reporting.scenes)
-        row = [_judge(unit * photons + dark, reporting.groups, settings.seed) for photons in PHOTONS]
-        estimates[name] = tuple(row)
+        judged = [judge_means(unit * photons + dark, noise, reporting.groups, settings.seed) for photons in PHOTONS]
+        row = estimates[name] = tuple(found.estimate for found in judged)
         values = ", ".join(f"{estimate.bits_per_pixel:.3f}" for estimate in row)
         say(f"  {name}: {values} bits per pixel at {', '.join(f'{p:g}' for p in PHOTONS)} photons")
 
     def designed(encoder: Camera, n_steps: int, rate: float, limits: Mapping[str, Box]) -> DesignResult:
         result = optimize_design(
             encoder,
-            PoissonGaussianNoise(read_std=READ_STD_ELECTRONS),
+            noise,
             fitting.scenes,
             n_steps=n_steps,
             learning_rate=rate,
@@ -253,14 +259,6 @@ def _encode_unit_exposure(design: CameraDesign, scenes: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _judge(mean: Tensor, groups: Tensor, seed: int) -> InformationEstimate:
-    noise = PoissonGaussianNoise(read_std=READ_STD_ELECTRONS)
-    measured = noise.sample(mean, torch.Generator().manual_seed(seed))
-    generator = torch.Generator().manual_seed(seed)
-    return estimate_information(measured, noise, mean=mean, groups=groups, generator=generator)
-
-
-@torch.no_grad()
 def _objective_bits_per_pixel(encoder: Camera, scenes: Tensor, settings: Settings) -> float:
     """Mean of the objective over batches of the size that the design runs take."""
     noise = PoissonGaussianNoise(read_std=READ_STD_ELECTRONS)
@@ -288,5 +286,5 @@ def _example(encoder: Camera, seed: int) -> Example:
     piece = scene[:, _EXAMPLE_ROW : _EXAMPLE_ROW + side, _EXAMPLE_COLUMN : _EXAMPLE_COLUMN + side]
     mean = encoder(piece[None])
     noise = PoissonGaussianNoise(read_std=READ_STD_ELECTRONS)
-    measured = noise.sample(mean, torch.Generator().manual_seed(seed))
+    measured = noise.sample(mean, torch.Generator().manual_seed(derived_seed(seed, "example")))
     return Example(encoder, mean[0, 0], measured[0, 0])

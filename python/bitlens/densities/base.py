@@ -8,6 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from bitlens.densities._samples import samples
+
 
 class Density(ABC):
     """A model q(z) of the density of one measurement z; immutable, fitting makes a new one.
@@ -15,6 +17,10 @@ class Density(ABC):
     Measurements are (n, ...), one image of any shape per row; log densities are nats per image.
     A fitted density also says what its finite sample costs (`held_out_bias_nats`: the expected excess of its
     held-out cross-entropy over the entropy, when the data follow the model) and whether its fit converged.
+
+    Raises:
+        RuntimeError: `log_prob` or `sample` of a density that is not fitted.
+        TypeError, ValueError: images that cannot be used, named with what is needed and what came.
     """
 
     held_out_bias_nats: float
@@ -37,19 +43,12 @@ def as_images(measured: object, image_shape: torch.Size | None = None, minimum_s
     """`measured` as a float64 tensor (n, ...), checked against the shape of one image.
 
     Raises:
-        TypeError: complex values.
+        TypeError: not an array of real numbers.
         ValueError: no image axis, no pixels, too few images, another image shape, NaN or infinity.
     """
-    images = torch.as_tensor(measured).detach()
-    if images.is_complex():
-        raise TypeError(f"measured: need real values, got {images.dtype}")
-    images = images.to(torch.float64)
-    if images.ndim < 2 or images[0:1].numel() == 0:
-        raise ValueError(f"measured: need shape (n, ...) with n >= 1 and pixels, got {tuple(images.shape)}")
+    images = samples("measured", measured).to(torch.float64)
     if image_shape is not None and images.shape[1:] != image_shape:
         raise ValueError(f"measured: need images of shape {tuple(image_shape)}, got {tuple(images.shape[1:])}")
     if images.shape[0] < minimum_samples:
         raise ValueError(f"measured: need at least {minimum_samples} images to fit, got {images.shape[0]}")
-    if not bool(torch.isfinite(images).all()):
-        raise ValueError("measured: need finite values, got NaN or infinity")
     return images

@@ -9,9 +9,8 @@ from typing import Self, final
 import torch
 from torch import Tensor
 
+from bitlens.densities._fitted import FittedGaussian, fitted_gaussian
 from bitlens.densities.base import Density, as_images
-
-_LOG_2PI = math.log(2.0 * math.pi)
 
 
 def plug_in_bias_nats(n_samples: int, n_pixels: int) -> float:
@@ -44,18 +43,6 @@ def held_out_bias_nats(n_samples: int, n_pixels: int) -> float:
     degrees = n_samples - 1
     spread = degrees / (degrees - n_pixels - 1) * (1.0 + 1.0 / n_samples) - 1.0
     return 0.5 * n_pixels * spread + plug_in_bias_nats(n_samples, n_pixels)
-
-
-def whiten(images: Tensor, mean: Tensor, cholesky: Tensor) -> Tensor:
-    """L^-1 (z - mean): images (n, ...), L (D, D) lower triangular -> (n, D)."""
-    return torch.linalg.solve_triangular(cholesky, (images - mean).flatten(1).mT, upper=False).mT
-
-
-def gaussian_log_prob(whitened: Tensor, cholesky: Tensor) -> Tensor:
-    """log N(z; mean, L L') of images whitened to (n, D): (n,), nats."""
-    log_determinant = 2.0 * cholesky.diagonal().log().sum()
-    log_prob: Tensor = -0.5 * (whitened.square().sum(1) + log_determinant + whitened.shape[1] * _LOG_2PI)
-    return log_prob
 
 
 @final
@@ -93,20 +80,15 @@ class GaussianDensity(Density):
 
     def log_prob(self, measured: Tensor) -> Tensor:
         """log N(z; mean, covariance) of each image, (n, ...) -> (n,) nats."""
-        return gaussian_log_prob(self.whiten(measured), self._fitted()[1])
+        return self._fitted().log_prob(measured)
 
     def whiten(self, measured: Tensor) -> Tensor:
         """Each image less the mean, made uncorrelated and of unit variance: (n, ...) -> (n, D)."""
-        mean, cholesky = self._fitted()
-        return whiten(as_images(measured, mean.shape), mean, cholesky)
+        return self._fitted().whiten(measured)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """mean + L e, e standard normal: n images, (n, ...)."""
-        mean, cholesky = self._fitted()
-        normal = torch.randn(n, cholesky.shape[0], dtype=torch.float64, generator=generator)
-        return mean + (normal.to(cholesky.device) @ cholesky.mT).reshape(n, *mean.shape)
+        return self._fitted().sample(n, generator)
 
-    def _fitted(self) -> tuple[Tensor, Tensor]:
-        if self.mean is None or self.cholesky is None:
-            raise RuntimeError("GaussianDensity: call fit first; it returns the fitted density")
-        return self.mean, self.cholesky
+    def _fitted(self) -> FittedGaussian:
+        return fitted_gaussian(type(self).__name__, self.mean, self.cholesky)

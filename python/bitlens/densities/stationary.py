@@ -9,8 +9,8 @@ from typing import Self, final
 import torch
 from torch import Tensor
 
+from bitlens.densities._fitted import FittedGaussian, fitted_gaussian
 from bitlens.densities.base import Density, as_images
-from bitlens.densities.gaussian import gaussian_log_prob, whiten
 
 # Kept above the rounding of a float64 Cholesky factor: a spectrum may fall to this fraction of its mean.
 _SPECTRUM_FLOOR = 1e-10
@@ -89,23 +89,18 @@ class StationaryGaussianDensity(Density):
 
     def log_prob(self, measured: Tensor) -> Tensor:
         """log N(z; mean, C) of each image, (n, [channel,] row, column) -> (n,) nats."""
-        return gaussian_log_prob(self.whiten(measured), self._fitted()[1])
+        return self._fitted().log_prob(measured)
 
     def whiten(self, measured: Tensor) -> Tensor:
         """Each image less the mean, made uncorrelated and of unit variance: (n, ...) -> (n, D)."""
-        mean, cholesky = self._fitted()
-        return whiten(as_images(measured, mean.shape), mean, cholesky)
+        return self._fitted().whiten(measured)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """mean + L e, e standard normal: n images, (n, [channel,] row, column)."""
-        mean, cholesky = self._fitted()
-        normal = torch.randn(n, cholesky.shape[0], dtype=torch.float64, generator=generator)
-        return mean + (normal.to(cholesky.device) @ cholesky.mT).reshape(n, *mean.shape)
+        return self._fitted().sample(n, generator)
 
-    def _fitted(self) -> tuple[Tensor, Tensor]:
-        if self.mean is None or self.cholesky is None:
-            raise RuntimeError("StationaryGaussianDensity: call fit first; it returns the fitted density")
-        return self.mean, self.cholesky
+    def _fitted(self) -> FittedGaussian:
+        return fitted_gaussian(type(self).__name__, self.mean, self.cholesky)
 
 
 class _Torus:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 _BETA_MEAN, _BETA_SQUARE, _EPSILON = 0.9, 0.999, 1e-8
 
 
+@final
 class Adam:
     """Ascent along m / sqrt(v), m and v the running means of the gradient and of its square.
 

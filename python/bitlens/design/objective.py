@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from bitlens.noise import NoiseModel
+from bitlens.noise._abilities import HasMoments
+from bitlens.noise.base import LOG_TWO_PI_E
 
 # The correction for few scenes stops here: below, the sample covariance says too little about the true one.
 _SMALLEST_SHARE = 0.02
@@ -26,37 +26,38 @@ def gaussian_information(mean: Tensor, noise: NoiseModel) -> Tensor:
 
     Raises:
         ValueError: fewer than two scenes.
+        TypeError: a noise model of the user's own without `expected` and `variance`.
 
     Reference: the correction inverts eq. 4 of Hachem et al. 2008, doi:10.1109/TIT.2008.928229.
     """
     if mean.ndim < 2 or mean.shape[0] < 2:
         raise ValueError(f"mean: need at least 2 encoded scenes (n, ...), got shape {tuple(mean.shape)}")
+    moments = check_moments(noise)
     y = mean.to(torch.float64)
-    variance = noise_method(noise, "variance")(y).flatten(1).mean(dim=0)
-    if getattr(noise, "discrete", False):
+    variance = moments.variance(y).flatten(1).mean(dim=0)
+    if noise.discrete:
         # The entropy of counts is the differential entropy of counts + Uniform(0, 1).
         variance = variance + 1 / 12
-    expected = noise_method(noise, "expected")(y).flatten(1)
+    expected = moments.expected(y).flatten(1)
     whitened = (expected - expected.mean(dim=0)) / variance.sqrt()
     log_determinant = torch.log(variance).sum() + _log_det_one_plus(whitened)
     n_pixels = variance.numel()
     entropy_given_scene = noise.entropy(y).flatten(1).sum(dim=1).mean()
-    log_two_pi_e = 2.8378770664093453
-    return 0.5 * (n_pixels * log_two_pi_e + log_determinant) - entropy_given_scene
+    return 0.5 * (n_pixels * LOG_TWO_PI_E + log_determinant) - entropy_given_scene
 
 
-def noise_method(noise: NoiseModel, name: str) -> Any:
-    """The method of the noise model, which a model of the user's own may lack.
+def check_moments(noise: NoiseModel) -> HasMoments:
+    """The noise model, which has the expectation and variance that the closed form takes.
 
     Raises:
-        TypeError: it has none.
+        TypeError: a model of the user's own without them.
     """
-    method = getattr(noise, name, None)
-    if not callable(method):
+    if not isinstance(noise, HasMoments):
         raise TypeError(
-            f"noise: need a method {name}(mean) for the Gaussian objective; {type(noise).__name__} has none"
+            "noise: need methods expected(mean) and variance(mean) for the Gaussian objective; "
+            f"{type(noise).__name__} has not both"
         )
-    return method
+    return noise
 
 
 def _log_det_one_plus(centred: Tensor) -> Tensor:

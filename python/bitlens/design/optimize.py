@@ -4,48 +4,30 @@ from __future__ import annotations
 
 import copy
 import math
-import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from bitlens.densities._samples import samples
 from bitlens.design import _parameters
 from bitlens.design._adam import Adam
+from bitlens.design._held_out import HeldOut
 from bitlens.design.constraints import Box, Constraint, check_constraints, project_
-from bitlens.design.objective import gaussian_information, noise_method
+from bitlens.design.objective import check_moments, gaussian_information
 from bitlens.design.result import DesignResult, DesignStep, Encoder
-from bitlens.estimators import InformationEstimate, estimate_information
+from bitlens.estimators._judge import stderr_of_difference_bits
+from bitlens.estimators._seeds import derived_seed, take_seed
 from bitlens.kernels import _backend
 from bitlens.noise import NoiseModel
 
 _HELD_OUT_SHARE = 0.25
 _MINIMUM_JUDGED = 10
-_ENCODE_BATCH = 256
 # The learning rate falls along a cosine to this share of its start.
 _FINAL_RATE = 0.02
-
-
-@dataclass(frozen=True)
-class _Judge:
-    """Scenes that no step sees, and the draws that both ends of a design share."""
-
-    scenes: Tensor
-    groups: Sequence[object] | NDArray[Any] | Tensor | None
-    seed: int
-
-    def __call__(self, encoder: Encoder, noise: NoiseModel) -> InformationEstimate:
-        with torch.no_grad():
-            mean = torch.cat([encoder(part) for part in self.scenes.split(_ENCODE_BATCH)]).to(torch.float64)
-            generator = torch.Generator(device=mean.device).manual_seed(self.seed)
-            measured = noise.sample(mean, generator)
-        splits = torch.Generator().manual_seed(self.seed)
-        return estimate_information(measured, noise, mean=mean, groups=self.groups, generator=splits)
 
 
 def optimize_design(
@@ -69,12 +51,14 @@ def optimize_design(
     Args:
         scenes: (n, ...) what the encoder takes; `batch_size` random ones (default at most 512) a step.
         parameters: names of what may change, in encoder or noise; default all that require grad.
-        objective: "gaussian", which is what "auto" picks.
         constraints: name -> Box, Energy or several, met after each step beside what the modules themselves allow.
+        generator: gives the seed, moves on by one draw; a fresh one with `result.seed` repeats any result.
+        callback: gets every step; Ctrl-C ends the steps and returns what is done.
         learning_rate: first step size in the unit of the parameter, for all or by name.
         judge_scenes: scenes of other images, for `before` and `after`; default a quarter of `scenes`, held out.
 
-    Ctrl-C ends the steps and returns what is done. Raises TypeError, ValueError naming the argument.
+    Raises:
+        TypeError, ValueError: an argument that cannot be used, named with what it needs and what came.
 
     Reference: Pinkard et al. 2024, arXiv 2405.20559; Kingma and Ba 2015, arXiv 1412.6980.
     """
@@ -84,8 +68,7 @@ def optimize_design(
         raise TypeError(f"encoder: need a callable scene -> mean, got {type(encoder).__name__}")
     if not isinstance(noise, NoiseModel):
         raise TypeError(f"noise: need a noise model such as bitlens.GaussianNoise, got {type(noise).__name__}")
-    for name in ("variance", "expected"):
-        noise_method(noise, name)
+    check_moments(noise)
     if n_steps < 1:
         raise ValueError(f"n_steps: need at least 1, got {n_steps}")
     encoder, noise = copy.deepcopy(encoder), copy.deepcopy(noise)
@@ -94,24 +77,33 @@ def optimize_design(
     rates = _rates(learning_rate, learned)
     _check_names("constraints", limits, learned)
     notes = _add_domains(limits, _parameters.domains(encoder, noise, learned))
-    if generator is None:
-        generator = torch.Generator().manual_seed(secrets.randbits(32))
-    seed = generator.initial_seed()
-    fitting, judge, warnings = _split(_scenes("scenes", scenes), judge_scenes, judge_groups, generator)
+    given_scenes = _scenes("scenes", scenes)
+    seed = take_seed(generator)
+    fitting, held_out, warnings = _split(given_scenes, judge_scenes, judge_groups, seed)
     n_batch = _batch_size(batch_size, fitting.shape[0])
     with _backend.reproducible():
         for name, several in limits.items():
             project_(name, learned[name], several)
-        before = judge(encoder, noise)
-        history, ends = _climb(encoder, noise, fitting, learned, limits, rates, n_steps, n_batch, generator, callback)
+        before = held_out.judge(encoder, noise)
+        draws = torch.Generator().manual_seed(derived_seed(seed, "batches"))
+        history, ends = _climb(encoder, noise, fitting, learned, limits, rates, n_steps, n_batch, draws, callback)
         warnings += notes + ends
-        after = judge(encoder, noise)
+        after = held_out.judge(encoder, noise)
     for parameter in frozen:
         parameter.requires_grad_(True)
-    if after.bits <= before.bits:
+    if after.estimate.bits <= before.estimate.bits:
         warnings.append("no gain: the design carries no more bits than its start on the scenes that judge it")
-    values = _parameters.copy_of(learned)
-    return DesignResult(encoder, noise, tuple(history), before, after, tuple(warnings), values, seed)
+    return DesignResult(
+        encoder=encoder,
+        noise=noise,
+        history=tuple(history),
+        before=before.estimate,
+        after=after.estimate,
+        warnings=tuple(warnings),
+        parameters=_parameters.copy_of(learned),
+        seed=seed,
+        gain_stderr_bits=stderr_of_difference_bits(before, after),
+    )
 
 
 def _add_domains(
@@ -150,7 +142,7 @@ def _climb(
     progress = tqdm(total=n_steps, desc="design", unit="step", disable=None, leave=False)
     try:
         for step in range(n_steps):
-            batch = scenes[torch.randperm(scenes.shape[0], generator=generator, device=generator.device)[:n_batch]]
+            batch = scenes[torch.randperm(scenes.shape[0], generator=generator)[:n_batch]]
             optimizer.clear_gradients()
             mean = encoder(batch)
             objective = gaussian_information(mean, noise) / math.log(2)
@@ -183,15 +175,9 @@ def _climb(
 
 
 def _scenes(name: str, value: Tensor | NDArray[Any]) -> Tensor:
-    if not isinstance(value, Tensor | np.ndarray):
-        raise TypeError(f"{name}: need a tensor or array (n, ...), got {type(value).__name__}")
-    tensor = torch.as_tensor(value).detach()
+    tensor = samples(name, value)
     if not tensor.dtype.is_floating_point:
         raise TypeError(f"{name}: need real floating-point numbers, got {tensor.dtype}")
-    if tensor.ndim < 2 or tensor.numel() == 0:
-        raise ValueError(f"{name}: need shape (n, ...), one scene per row, got {tuple(tensor.shape)}")
-    if not bool(torch.isfinite(tensor).all()):
-        raise ValueError(f"{name}: need finite values, got NaN or infinity")
     return tensor
 
 
@@ -199,29 +185,28 @@ def _split(
     scenes: Tensor,
     judge_scenes: Tensor | NDArray[Any] | None,
     judge_groups: Sequence[object] | NDArray[Any] | Tensor | None,
-    generator: torch.Generator,
-) -> tuple[Tensor, _Judge, list[str]]:
-    """Scenes to climb on, the judge, and what to say about it."""
-    # The seed itself and not a draw: runs with one seed are judged alike, whatever was drawn before.
-    seed = generator.initial_seed()
+    seed: int,
+) -> tuple[Tensor, HeldOut, list[str]]:
+    """Scenes to climb on, those that judge, and what to say about them."""
     if judge_scenes is not None:
         judged = _scenes("judge_scenes", judge_scenes)
         if judged.shape[0] < _MINIMUM_JUDGED:
             raise ValueError(f"judge_scenes: need at least {_MINIMUM_JUDGED}, got {judged.shape[0]}")
         if scenes.shape[0] < 2:
             raise ValueError(f"scenes: need at least 2, got {scenes.shape[0]}")
-        return scenes, _Judge(judged, judge_groups, seed), []
+        return scenes, HeldOut(judged, judge_groups, seed), []
     if judge_groups is not None:
         raise ValueError("judge_groups: need judge_scenes with them, got none")
     n_judged = max(_MINIMUM_JUDGED, round(_HELD_OUT_SHARE * scenes.shape[0]))
     if scenes.shape[0] < n_judged + 2:
         raise ValueError(f"scenes: need at least {n_judged + 2} without judge_scenes, got {scenes.shape[0]}")
-    order = torch.randperm(scenes.shape[0], generator=generator, device=generator.device)
+    generator = torch.Generator().manual_seed(derived_seed(seed, "held-out scenes"))
+    order = torch.randperm(scenes.shape[0], generator=generator)
     note = (
         f"before and after are judged on {n_judged} of the given scenes, held out: if these come from the same "
         "images as the others the gain may look larger than on new images; pass judge_scenes"
     )
-    return scenes[order[n_judged:]], _Judge(scenes[order[:n_judged]], None, seed), [note]
+    return scenes[order[n_judged:]], HeldOut(scenes[order[:n_judged]], None, seed), [note]
 
 
 def _batch_size(given: int | None, n_scenes: int) -> int:

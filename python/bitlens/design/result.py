@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from types import MappingProxyType
+from typing import Any, final
 
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from bitlens.noise import NoiseModel
 Encoder = Callable[[Tensor], Tensor]
 
 
+@final
 @dataclass(frozen=True)
 class DesignStep:
     """One step: the objective on its scenes before it was taken; gradient norm in bits per unit.
@@ -28,12 +30,15 @@ class DesignStep:
     learning_rate: float
 
 
+@final
 @dataclass(frozen=True)
 class DesignResult:
     """An optimised copy of encoder and noise, the way there, and what the start and the end carry.
 
     `before` and `after` are held-out estimates on the same scenes, with the same noise draws; `history` is what was
-    climbed, by another estimator on other scenes. `seed` repeats the result bit for bit on one backend.
+    climbed, by another estimator on other scenes. `gain_stderr_bits` is the standard error of after - before, from the
+    gain of each scene (or group), so that what both ends share cancels. `parameters` are the new values by name,
+    read-only. `torch.Generator().manual_seed(seed)` repeats the result bit for bit on one backend.
     """
 
     encoder: Encoder
@@ -42,13 +47,28 @@ class DesignResult:
     before: InformationEstimate
     after: InformationEstimate
     warnings: tuple[str, ...]
-    parameters: dict[str, Tensor] = field(default_factory=dict)
-    seed: int = 0
+    parameters: Mapping[str, Tensor]
+    seed: int
+    gain_stderr_bits: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parameters", MappingProxyType(dict(self.parameters)))
+
+    def __reduce__(self) -> tuple[type[DesignResult], tuple[Any, ...]]:
+        # Python neither copies nor pickles a read-only mapping.
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return type(self), tuple((values | {"parameters": dict(self.parameters)}).values())
 
     @property
     def gain_bits_per_pixel(self) -> float:
         """after - before, in bits per pixel."""
         return self.after.bits_per_pixel - self.before.bits_per_pixel
+
+    @property
+    def gain_stderr_bits_per_pixel(self) -> float | None:
+        """Standard error of the gain in bits per pixel; None where both ends carry 0 bits."""
+        n_pixels = self.after.n_pixels or self.before.n_pixels
+        return None if n_pixels is None else self.gain_stderr_bits / n_pixels
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but encoder and noise as plain Python values; a parameter map is nested lists."""
@@ -56,6 +76,7 @@ class DesignResult:
             "before": self.before.to_dict(),
             "after": self.after.to_dict(),
             "gain_bits_per_pixel": self.gain_bits_per_pixel,
+            "gain_stderr_bits": self.gain_stderr_bits,
             "history": [asdict(step) for step in self.history],
             "parameters": {name: value.tolist() for name, value in self.parameters.items()},
             "warnings": list(self.warnings),

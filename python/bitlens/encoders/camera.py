@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, final, get_args
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ _POSITIVE = (
 )
 
 
+@final
 class Camera(nn.Module):
     """mean = exposure_photons quantum_efficiency pixels(PSF * scene) + dark_electrons, photo-electrons.
 

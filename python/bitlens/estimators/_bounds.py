@@ -48,6 +48,7 @@ class _Upper(NamedTuple):
     nats: float
     influence: Tensor
     name: str
+    uses_density: bool
 
 
 def estimate(
@@ -146,18 +147,20 @@ def _best_upper(
         weight = weight + 1.0 if density is None else _mixture_weight(channel, density, groups)
     if density is not None and not bool(weight.any()):
         rows = _density_rows(density, log_likelihood, conditional, groups)
-        return _Upper(float(rows.mean()), rows, density.name)
+        return _Upper(float(rows.mean()), rows, density.name, True)
     if channel is None or not channel.exact:
         return None
     log_marginal, name = channel.log_marginal, "leave-one-out scenes"
+    uses_density = False
     if density is not None:
         log_marginal = _log_mixture(weight, channel.log_marginal, density.log_prob)
-        if bool((weight < 1.0).any()):
-            name = f"mixture of leave-one-out scenes and {density.name}"
+        uses_density = bool((weight < 1.0).any())
+        if uses_density:
+            name = f"mixture of {name} and {density.name}"
     rows = log_likelihood - log_marginal
     # How much of each term's marginal comes from the scenes, whose draw is random too.
     columns = channel.column_shares(torch.exp(torch.log(weight) + channel.log_marginal - log_marginal))
-    return _Upper(float(rows.mean()), rows - (columns - columns.mean()), name)
+    return _Upper(float(rows.mean()), rows - (columns - columns.mean()), name, uses_density)
 
 
 def _log_mixture(weight: Tensor, log_marginal: Tensor, log_density: Tensor) -> Tensor:
@@ -194,7 +197,7 @@ def _density_rows(density: DensityRows, log_likelihood: Tensor, conditional: Ten
 
 
 def _from_bounds(lower: LowerBound | None, upper: _Upper | None, density: DensityRows | None, groups: Groups) -> Found:
-    uses_density = density is not None and upper is not None and density.name in upper.name
+    uses_density = upper is not None and upper.uses_density
     warnings = density.warnings if density is not None and uses_density else ()
     converged = density is None or not uses_density or density.converged
     if lower is None:

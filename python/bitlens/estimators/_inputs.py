@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import math
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bitlens.densities._samples import samples
 from bitlens.noise import NoiseModel
+from bitlens.noise._abilities import ChecksMean, ChecksMeasured
 
 MINIMUM_SAMPLES = 10
 N_FOLDS = 5
@@ -43,24 +44,7 @@ def images(name: str, value: object) -> Tensor:
         TypeError: not an array of real numbers.
         ValueError: no sample axis, empty, or values that are not finite.
     """
-    if isinstance(value, Tensor):
-        tensor = value.detach()
-    else:
-        array = np.asarray(value)
-        if array.dtype.kind not in "biuf":
-            raise TypeError(f"{name}: need an array of real numbers, got {array.dtype} ({type(value).__name__})")
-        # A copy, because torch takes neither negative strides, foreign byte order nor read-only memory.
-        tensor = torch.from_numpy(np.array(array, dtype=np.float64))
-    if tensor.is_complex():
-        raise TypeError(f"{name}: need real numbers, got {tensor.dtype}")
-    if tensor.ndim < 2:
-        raise ValueError(f"{name}: need shape (n, ...), one image per row, got {tuple(tensor.shape)}")
-    if tensor.numel() == 0:
-        raise ValueError(f"{name}: need at least one image and one pixel, got shape {tuple(tensor.shape)}")
-    tensor = tensor.to(torch.float64)
-    if not bool(torch.isfinite(tensor).all()):
-        raise ValueError(f"{name}: need finite values, got NaN or infinity")
-    return tensor.contiguous()
+    return samples(name, value).to(torch.float64).contiguous()
 
 
 def check_samples(measured: Tensor, mean: Tensor | None, noise: NoiseModel) -> None:
@@ -71,19 +55,14 @@ def check_samples(measured: Tensor, mean: Tensor | None, noise: NoiseModel) -> N
     """
     if measured.shape[0] < MINIMUM_SAMPLES:
         raise ValueError(f"measured: need at least {MINIMUM_SAMPLES} images, got {measured.shape[0]}")
-    _domain_check(noise, "check_measured", measured)
+    if isinstance(noise, ChecksMeasured):
+        noise.check_measured(measured)
     if mean is None:
         return
     if mean.shape != measured.shape:
         raise ValueError(f"mean: need the shape of measured, {tuple(measured.shape)}, got {tuple(mean.shape)}")
-    _domain_check(noise, "check_mean", mean)
-
-
-def _domain_check(noise: NoiseModel, name: str, value: Tensor) -> None:
-    # A noise model of the user's own need not have these checks.
-    check: Any = getattr(noise, name, None)
-    if check is not None:
-        check(value)
+    if isinstance(noise, ChecksMean):
+        noise.check_mean(mean)
 
 
 def make_groups(
@@ -120,17 +99,3 @@ def make_groups(
         heapq.heappush(heap, (filled + int(sizes[group]), fold))
     folds = fold_of_group[codes].to(measured.device)
     return Groups(codes.to(measured.device), count, folds, n_folds, labels is not None)
-
-
-def make_generator(generator: torch.Generator | None) -> tuple[torch.Generator, int]:
-    """The generator to draw from and the seed that repeats it; a fresh seed when None.
-
-    Raises:
-        TypeError: not a torch.Generator.
-    """
-    if generator is None:
-        seed = secrets.randbits(32)
-        return torch.Generator().manual_seed(seed), seed
-    if not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator: need a torch.Generator or None, got {type(generator).__name__}")
-    return generator, generator.initial_seed()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,15 +12,11 @@ from torch import Tensor
 from bitlens import ops
 from bitlens.estimators._inputs import Groups
 from bitlens.noise import NoiseModel, ScoreFeatures
+from bitlens.noise._abilities import HasFeatures
 
 # Pairs times pixels up to which likelihoods that are not bilinear are evaluated one by one.
 _MAX_EXACT_EVALUATIONS = 30_000_000
 _CHUNK_EVALUATIONS = 2_000_000
-
-
-@runtime_checkable
-class _HasFeatures(Protocol):
-    def score_features(self, measured: Tensor, mean: Tensor) -> ScoreFeatures: ...
 
 
 class KnownChannel(NamedTuple):
@@ -42,7 +38,7 @@ def known_channel(measured: Tensor, mean: Tensor, noise: NoiseModel, groups: Gro
 
     Returns None where the likelihood has no bilinear form and there are too many pairs.
     """
-    features = noise.score_features(measured, mean) if isinstance(noise, _HasFeatures) else None
+    features = noise.score_features(measured, mean) if isinstance(noise, HasFeatures) else None
     affordable = measured.shape[0] * measured.numel() <= _MAX_EXACT_EVALUATIONS
     if features is not None and (features.exact or not affordable):
         return _from_features(features, groups)

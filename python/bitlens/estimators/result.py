@@ -6,9 +6,10 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 
+@final
 @dataclass(frozen=True)
 class InformationEstimate:
     """I(scene; measured) in bits per image (the whole array of one sample), with its bounds and its error.
@@ -17,8 +18,8 @@ class InformationEstimate:
     "estimate" a held-out upper bound less its expected finite-sample excess. `lower_bits` and `upper_bits`
     are certified in expectation over the data (`upper_bits` is never corrected); `ceiling_bits` = log2 K is
     the most that `lower_bits` can say. `stderr_bits` and `confidence_interval_bits` are statistical, around
-    `bits`: not the bracket of the bounds. What does not exist for a method is None. `seed` repeats the result
-    bit for bit.
+    `bits`: not the bracket of the bounds. What does not exist for a method is None.
+    `torch.Generator().manual_seed(seed)` repeats the result bit for bit on one backend.
     """
 
     bits: float
@@ -36,6 +37,20 @@ class InformationEstimate:
     backend: str
     converged: bool
     warnings: tuple[str, ...]
+
+    @property
+    def n_pixels(self) -> int | None:
+        """Pixels of one image, all channels; None where `bits` is 0 or not finite, which does not tell."""
+        known = math.isfinite(self.bits) and math.isfinite(self.bits_per_pixel) and self.bits_per_pixel != 0.0
+        return round(self.bits / self.bits_per_pixel) if known else None
+
+    @property
+    def confidence_interval_bits_per_pixel(self) -> tuple[float, float] | None:
+        """The interval in bits per pixel; None without an interval or a number of pixels."""
+        if self.confidence_interval_bits is None or self.n_pixels is None:
+            return None
+        low, high = self.confidence_interval_bits
+        return low / self.n_pixels, high / self.n_pixels
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain Python values; lists for tuples, None for a number that is not finite."""

@@ -1,4 +1,4 @@
-"""Small matrices: more threads only wait for each other."""
+"""What tests of several folders share."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import pytest
 import torch
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def one_thread() -> Iterator[None]:
+    """Small matrices: more threads only wait for each other."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,0 +1,114 @@
+"""The work behind `estimate_information`, with what each sample contributes to the error of the estimate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+from torch import Tensor
+
+from bitlens import __version__
+from bitlens.estimators._bounds import Found, estimate
+from bitlens.estimators._inputs import Groups, check_samples, images, make_groups
+from bitlens.estimators._seeds import take_seed
+from bitlens.estimators.result import InformationEstimate
+from bitlens.kernels import _backend
+from bitlens.kernels.infonce_scores.op import IMPLEMENTED
+from bitlens.noise import NoiseModel
+
+METHODS = ("auto", "gaussian", "stationary_gaussian", "known_channel")
+MINIMUM_GROUPS = 20
+# Standard errors beyond which a result that no channel can give is said to be one.
+_IMPOSSIBLE_SIGMAS = 4.0
+_TO_BITS = 1.0 / math.log(2.0)
+
+
+class Judged(NamedTuple):
+    """An estimate, the influence of each sample on it (n,), bits, and the groups that vary together."""
+
+    estimate: InformationEstimate
+    influence_bits: Tensor
+    groups: Groups
+
+
+def judge(
+    measured: Tensor | NDArray[Any],
+    noise: NoiseModel,
+    *,
+    mean: Tensor | NDArray[Any] | None,
+    method: str = "auto",
+    groups: Sequence[object] | NDArray[Any] | Tensor | None = None,
+    confidence: float = 0.95,
+    generator: torch.Generator | None = None,
+) -> Judged:
+    """What `estimate_information` gives for these arguments, and what it raises, with each sample's influence."""
+    if method not in METHODS:
+        raise ValueError(f"method: need one of {', '.join(map(repr, METHODS))}, got {method!r}")
+    if not isinstance(noise, NoiseModel):
+        raise TypeError(f"noise: need a noise model such as bitlens.GaussianNoise, got {type(noise).__name__}")
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence: need a value between 0 and 1, got {confidence!r}")
+    if method == "known_channel" and mean is None:
+        raise ValueError("mean: method 'known_channel' needs the noiseless images, got None")
+    measured_images = images("measured", measured)
+    mean_images = None if mean is None else images("mean", mean)
+    check_samples(measured_images, mean_images, noise)
+    backend = _backend.select("infonce_scores", measured_images.device, IMPLEMENTED)
+    seed = take_seed(generator)
+    draws = torch.Generator().manual_seed(seed)
+    with torch.no_grad(), _backend.reproducible():
+        partition = make_groups(groups, measured_images, draws)
+        found = estimate(measured_images, mean_images, noise, method, partition, draws)
+        stderr = partition.standard_error(found.influence) * _TO_BITS
+    notes = list(found.warnings)
+    if partition.count < MINIMUM_GROUPS:
+        what = "groups" if partition.given else "images"
+        notes.insert(0, f"{partition.count} {what} are few: the standard error needs at least {MINIMUM_GROUPS}")
+    notes = [*_impossible(found, stderr / _TO_BITS), *notes]
+    bits = found.nats * _TO_BITS
+    half = float(stats.t.ppf(0.5 + 0.5 * confidence, partition.count - 1)) * stderr
+    result = InformationEstimate(
+        bits=bits,
+        bits_per_pixel=bits / measured_images[0].numel(),
+        bound=found.bound,
+        lower_bits=None if found.lower is None else found.lower * _TO_BITS,
+        upper_bits=None if found.upper is None else found.upper * _TO_BITS,
+        ceiling_bits=None if found.ceiling is None else found.ceiling * _TO_BITS,
+        stderr_bits=stderr,
+        confidence_interval_bits=(bits - half, bits + half),
+        method=found.method,
+        n_samples=measured_images.shape[0],
+        seed=seed,
+        version=__version__,
+        backend=backend,
+        converged=found.converged,
+        warnings=tuple(notes),
+    )
+    return Judged(result, found.influence * _TO_BITS, partition)
+
+
+def stderr_of_difference_bits(before: Judged, after: Judged) -> float:
+    """Standard error of after - before, bits, for one set of scenes with one partition into groups."""
+    with _backend.reproducible():
+        return after.groups.standard_error(after.influence_bits - before.influence_bits)
+
+
+def _impossible(found: Found, stderr: float) -> list[str]:
+    """What no channel can give, beyond `_IMPOSSIBLE_SIGMAS` standard errors, in words."""
+    margin = _IMPOSSIBLE_SIGMAS * stderr + 1e-9
+    notes = []
+    if found.nats < -margin or (found.upper is not None and found.upper < -margin):
+        notes.append(
+            "the information comes out negative, which no channel allows: the noise model has more noise than "
+            "the images show; check its parameters and units. The bits are not to be trusted"
+        )
+    if found.lower is not None and found.upper is not None and found.lower > found.upper + margin:
+        notes.append(
+            "the lower bound lies above the upper bound, which no channel allows: noise model, mean and measured "
+            "do not belong together. The bits are not to be trusted"
+        )
+    return notes

@@ -1,0 +1,39 @@
+"""What a noise model may offer beyond its three methods; a model of the user's own need not."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from bitlens.noise.base import ScoreFeatures
+
+
+@runtime_checkable
+class HasFeatures(Protocol):
+    """Likelihoods of all pairs in bilinear form."""
+
+    def score_features(self, measured: Tensor, mean: Tensor) -> ScoreFeatures: ...
+
+
+@runtime_checkable
+class HasMoments(Protocol):
+    """Expectation and variance of a measurement, for closed forms."""
+
+    def expected(self, mean: Tensor) -> Tensor: ...
+
+    def variance(self, mean: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class ChecksMeasured(Protocol):
+    """Says which measurements are possible."""
+
+    def check_measured(self, measured: Tensor) -> None: ...
+
+
+@runtime_checkable
+class ChecksMean(Protocol):
+    """Says which means are possible."""
+
+    def check_mean(self, mean: Tensor) -> None: ...
