@@ -155,7 +155,10 @@ with_infinity[0, 0, 0, :2] = np.inf
         (save(np.zeros((2, 3, 3), dtype=[("a", "f4")])), "need real numbers, got dtype"),
         (save(np.full((1, 1, 1), 2**60)), r"need integers of at most 2\^53"),
         (save_many(), "the npz file holds no arrays"),
-        (save_many(a=np.zeros(3), b=np.zeros(3)), "holds 2 arrays; choose one with name= .--array on the command line.: a, b"),
+        (
+            save_many(a=np.zeros(3), b=np.zeros(3)),
+            "holds 2 arrays; choose one with name= .--array on the command line.: a, b",
+        ),
     ],
 )
 def test_a_wrong_file_is_one_clear_line(tmp_path: Path, write: Callable[[Path], object], message: str) -> None:

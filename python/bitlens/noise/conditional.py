@@ -20,6 +20,7 @@ from scipy.special import gammaln
 from torch import Tensor
 
 from bitlens.noise import _entropy
+from bitlens.noise._abilities import ChecksMeasured
 from bitlens.noise.base import LOG_TWO_PI_E, NoiseModel, flat_float64, flat_map
 from bitlens.noise.gaussian import GaussianNoise
 from bitlens.noise.poisson import PoissonNoise
@@ -73,9 +74,8 @@ def conditional_entropy_per_sample(
     z = torch.as_tensor(measured)
     if z.ndim < 2 or z.numel() == 0:
         raise ValueError(f"measured: need (n, ...) images that are not empty, got shape {tuple(z.shape)}")
-    check = getattr(noise, "check_measured", None)
-    if check is not None:
-        check(z)
+    if isinstance(noise, ChecksMeasured):
+        noise.check_measured(z)
     if mean is not None:
         y = torch.as_tensor(mean)
         if y.shape != z.shape:
