@@ -16,6 +16,8 @@ _PUBLIC = {
     "estimate_information": "bitlens.estimators",
     "DesignResult": "bitlens.design",
     "optimize_design": "bitlens.design",
+    "CalibrationResult": "bitlens.noise",
+    "calibrate": "bitlens.noise",
     "EntropyEstimate": "bitlens.noise",
     "conditional_entropy": "bitlens.noise",
     "datasets": "bitlens.datasets",
@@ -35,7 +37,15 @@ if TYPE_CHECKING:
     from bitlens import datasets, densities, design, encoders, estimators, noise, ops, plots, systems
     from bitlens.design import DesignResult, optimize_design
     from bitlens.estimators import InformationEstimate, estimate_information
-    from bitlens.noise import EntropyEstimate, GaussianNoise, PoissonGaussianNoise, PoissonNoise, conditional_entropy
+    from bitlens.noise import (
+        CalibrationResult,
+        EntropyEstimate,
+        GaussianNoise,
+        PoissonGaussianNoise,
+        PoissonNoise,
+        calibrate,
+        conditional_entropy,
+    )
 
 
 def __getattr__(name: str) -> Any:
