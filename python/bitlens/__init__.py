@@ -17,7 +17,9 @@ _PUBLIC = {
     "DesignResult": "bitlens.design",
     "optimize_design": "bitlens.design",
     "CalibrationResult": "bitlens.noise",
+    "NoiseCheck": "bitlens.noise",
     "calibrate": "bitlens.noise",
+    "check_noise": "bitlens.noise",
     "EntropyEstimate": "bitlens.noise",
     "conditional_entropy": "bitlens.noise",
     "datasets": "bitlens.datasets",
@@ -41,9 +43,11 @@ if TYPE_CHECKING:
         CalibrationResult,
         EntropyEstimate,
         GaussianNoise,
+        NoiseCheck,
         PoissonGaussianNoise,
         PoissonNoise,
         calibrate,
+        check_noise,
         conditional_entropy,
     )
 

@@ -76,7 +76,7 @@ def measure_level(frames: Frames, offset: Map, ordinary: Mask, dark_variance: fl
             )
         slow_change = len(frames) > 2 and _changes_slowly(moments, mask)
         variance = moments.pair_variance if slow_change else moments.variance
-        bins = _temporal.illumination_bins(moments.mean, mask)
+        bins = _temporal.illumination_bins(moments.mean, float(variance[mask].mean()) / len(frames), mask)
         mask, corrected = _ordinary_pixels(moments.mean, variance, dark_variance, bins, ordinary, len(frames), step)
     top = _temporal.pile_up(frames, mask, top=True)
     at_top = np.zeros(offset.shape) if top is None else (frames == top.code).mean(axis=0)
@@ -161,9 +161,7 @@ class _Class:
     used: bool = True
 
 
-def fit(
-    levels: list[Level], offset: Map, dark_variance: Map, ordinary: Mask, block: NDArray[np.int64]
-) -> Curve:
+def fit(levels: list[Level], offset: Map, dark_variance: Map, ordinary: Mask, block: NDArray[np.int64]) -> Curve:
     """Slope of shot-noise variance against signal below saturation, and where the variance turns over.
 
     Raises:
@@ -183,9 +181,7 @@ def fit(
     for index, level in enumerate(levels):
         level.usable = any(one.used and one.level == index for one in classes)
         level.weight = 1 / (gain * level.signal + dark_level) ** 2 * level.signal * (len(level.scale) - 1)
-    points = tuple(
-        PhotonTransferPoint(c.level, c.mean, c.total, c.shot, c.stderr, c.n_pixels, c.used) for c in classes
-    )
+    points = tuple(PhotonTransferPoint(c.level, c.mean, c.total, c.shot, c.stderr, c.n_pixels, c.used) for c in classes)
     full_well = None if end is None else _full_well(classes, gain)
     linearity = None
     if len(used) > 1:
@@ -221,9 +217,7 @@ def _classes(index: int, level: Level, dark_variance: Map) -> list[_Class]:
         mean, values = float(level.mean[mask].mean()), shot[mask]
         total = float(values.mean()) + float(dark_variance[mask].mean())
         error = float(values.std()) / math.sqrt(n)
-        made.append(
-            _Class(index, mask, mean, float(values.mean()), total, error, n, float(level.at_top[mask].mean()))
-        )
+        made.append(_Class(index, mask, mean, float(values.mean()), total, error, n, float(level.at_top[mask].mean())))
     return made
 
 
@@ -237,9 +231,7 @@ def _find_end(classes: list[_Class]) -> float | None:
     return None
 
 
-def _settle_for_clipped(
-    classes: list[_Class], levels: list[Level], end: float | None, warnings: list[str]
-) -> None:
+def _settle_for_clipped(classes: list[_Class], levels: list[Level], end: float | None, warnings: list[str]) -> None:
     """With nothing better, a class clipped a little is used, with a warning; a saturated one never."""
     top = next((level.top for level in reversed(levels) if level.top is not None), None)
     least = min(classes, key=lambda one: (one.clipped, one.mean))

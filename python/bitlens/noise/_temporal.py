@@ -70,7 +70,7 @@ def dark_moments(frames: Frames, ordinary: Mask) -> Moments:
     """Moments of dark frames, each shifted by a constant to the mean of all."""
     level = np.array([frame.astype(np.float64)[ordinary].mean() for frame in frames])
     n = np.count_nonzero(ordinary)
-    return _moments(frames, np.zeros(frames.shape[1:]), level - level.mean(), np.ones(len(frames)), n)._replace(
+    return moments_of(frames, np.zeros(frames.shape[1:]), level - level.mean(), np.ones(len(frames)), n)._replace(
         frame_level=level
     )
 
@@ -82,10 +82,11 @@ def flat_moments(frames: Frames, offset: Map | float, ordinary: Mask) -> Moments
     n = np.count_nonzero(ordinary)
     # Without light there is nothing to scale by.
     scale = level / level.mean() if level.mean() > 0 and level.min() > 0.1 * level.mean() else np.ones(len(frames))
-    return _moments(frames, dark, np.zeros(len(frames)), scale, n)._replace(frame_level=level)
+    return moments_of(frames, dark, np.zeros(len(frames)), scale, n)._replace(frame_level=level)
 
 
-def _moments(frames: Frames, dark: Map, shift: Map, scale: Map, n_pixels: int) -> Moments:
+def moments_of(frames: Frames, dark: Map, shift: Map, scale: Map, n_pixels: int) -> Moments:
+    """Moments of (frame - dark - shift) / scale; n_pixels: over how many the level of a frame was fitted."""
     mean, squares, pairs = (np.zeros(frames.shape[1:]) for _ in range(3))
     previous = None
     for index, frame in enumerate(frames):
@@ -144,12 +145,17 @@ def ordinary_dark_pixels(moments: Moments, n_frames: int, step: float) -> tuple[
     return mask & ordinary.mask, ordinary.factor
 
 
-def illumination_bins(mean: Map, ordinary: Mask, most: int = 8) -> NDArray[np.int64]:
-    """Index of the brightness class of every pixel, judged by its neighbours so that its own noise has no say."""
+def illumination_bins(mean: Map, variance_of_mean: float, ordinary: Mask, most: int = 8) -> NDArray[np.int64]:
+    """Index of the brightness class of every pixel, darkest first, judged by its neighbours: its own noise has no say.
+
+    All one class when the spread of brightness is small, or no more than noise makes it.
+    """
     around = _ring_mean(mean, ordinary)
     low, high = np.quantile(around[ordinary], [0.05, 0.95])
     n_bins = min(most, np.count_nonzero(ordinary) // 256)
-    if n_bins < 2 or high - low <= 0.05 * abs(float(around[ordinary].mean())):
+    # 24 neighbours; 5 % to 95 % of a normal distribution are 3.3 standard deviations.
+    by_noise = 3.3 * math.sqrt(variance_of_mean / 24)
+    if n_bins < 2 or high - low <= max(0.05 * abs(float(around[ordinary].mean())), 2 * by_noise):
         return np.zeros(mean.shape, dtype=np.int64)
     edges = np.quantile(around[ordinary], np.arange(1, n_bins) / n_bins)
     return np.searchsorted(edges, around).astype(np.int64)
@@ -212,24 +218,32 @@ def pile_up(frames: Frames, ordinary: Mask, *, top: bool) -> PileUp | None:
 
 
 class Neighbours(NamedTuple):
-    """Correlation of the noise of pixels next to each other, and its standard error if there were none."""
+    """Correlation of the noise of pixels next to each other, and its standard errors."""
 
     along_row: float
     along_column: float
-    stderr: float
+    stderr_row: float
+    stderr_column: float
 
 
 def neighbour_correlation(
-    frames: Frames, offset: Map | float, moments: Moments, std: Map, ordinary: Mask, scale: Map
+    frames: Frames, offset: Map, moments: Moments, std: Map, ordinary: Mask, scale: Map, shift: Map | None = None
 ) -> Neighbours:
     """Mean product of standardised residuals of neighbouring ordinary pixels."""
-    both = (ordinary[:, 1:] & ordinary[:, :-1], ordinary[1:] & ordinary[:-1])
-    totals = np.zeros(2)
+    row, column = ordinary[:, 1:] & ordinary[:, :-1], ordinary[1:] & ordinary[:-1]
+    by_row, by_column = np.zeros(row.shape), np.zeros(column.shape)
     for index, frame in enumerate(frames):
-        residual = ((frame.astype(np.float64) - offset) / scale[index] - moments.mean) / std
-        residual = residual - residual[ordinary].mean()
-        totals[0] += (residual[:, 1:] * residual[:, :-1])[both[0]].sum()
-        totals[1] += (residual[1:] * residual[:-1])[both[1]].sum()
-    counts = np.array([np.count_nonzero(mask) for mask in both]) * (len(frames) - 1.0)
-    found = totals / np.maximum(counts, 1)
-    return Neighbours(float(found[0]), float(found[1]), float(1 / math.sqrt(max(counts[counts > 0].min(initial=1), 1))))
+        moved = frame.astype(np.float64) - offset - (0.0 if shift is None else shift[index])
+        residual = (moved / scale[index] - moments.mean) / std
+        # Without what all pixels do together.
+        residual = np.where(ordinary, residual - residual[ordinary].mean(), 0.0)
+        by_row += residual[:, 1:] * residual[:, :-1]
+        by_column += residual[1:] * residual[:-1]
+    found = []
+    for products, pairs in ((by_row, row), (by_column, column)):
+        values = products[pairs] / (len(frames) - 1)
+        # Taking out the mean of all pixels correlates any two by -1 / n.
+        middle = float(values.mean()) + 1 / np.count_nonzero(ordinary) if values.size else 0.0
+        error = float(values.std()) / math.sqrt(values.size) if values.size > 1 else math.inf
+        found.append((middle, max(error, 1e-300)))
+    return Neighbours(found[0][0], found[1][0], found[0][1], found[1][1])

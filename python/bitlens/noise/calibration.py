@@ -263,7 +263,7 @@ def _level_warnings(
         frames[best], dark.mean, level.moments, std, dark.ordinary & level.ordinary, level.scale
     )
     worst = max(seen.along_row, seen.along_column, key=abs)
-    if abs(worst) > max(0.02, 5 * seen.stderr):
+    if abs(worst) > max(0.02, 5 * max(seen.stderr_row, seen.stderr_column)):
         low = 1 - 1 / (1 + 2 * max(seen.along_row, 0) + 2 * max(seen.along_column, 0))
         found.append(
             f"the noise of neighbouring pixels is correlated ({seen.along_row:.3f} along rows, {seen.along_column:.3f} "
