@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import stats
+from torch import Tensor
 
 from bitlens.noise import _temporal
 from bitlens.noise._temporal import Frames, Map, Neighbours, PileUp
@@ -44,12 +45,12 @@ class Sensor:
 def sensor_of(noise: GaussianNoise | PoissonNoise | PoissonGaussianNoise, pixels: tuple[int, ...]) -> Sensor:
     """ValueError when a map of the model does not fit these pixels."""
 
-    def full(name: str, value: object) -> Map:
-        array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+    def full(name: str, value: Tensor | float) -> Map:
+        parameter = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=np.float64)
         try:
-            return np.broadcast_to(np.asarray(array, dtype=np.float64), pixels)
+            return np.broadcast_to(parameter, pixels)
         except ValueError:
-            raise ValueError(f"noise: need {name} as a number or a map {pixels}, got {np.shape(array)}") from None
+            raise ValueError(f"noise: need {name} as a number or a map {pixels}, got {parameter.shape}") from None
 
     if isinstance(noise, GaussianNoise):
         return Sensor(noise, full("gain", 0.0), full("offset", 0.0), full("std", noise.std) ** 2)
@@ -76,7 +77,8 @@ class Observed:
     pit_histogram: tuple[float, ...]
     neighbours: Neighbours
     neighbour_z: tuple[float | None, float | None]
-    drift: float
+    drift_adu: float  # standard deviation of the frames' mean signal
+    level_adu: float  # the mean signal
     drift_p: float
     clipped: dict[str, PileUp]
 
@@ -141,7 +143,8 @@ def observe(frames: Frames, sensor: Sensor, generator: torch.Generator) -> Obser
             neighbours.along_row / neighbours.stderr_row if pixels[1] > 2 else None,
             neighbours.along_column / neighbours.stderr_column if pixels[0] > 2 else None,
         ),
-        drift=spread / abs(middle) if middle else 0.0,
+        drift_adu=spread,
+        level_adu=middle,
         drift_p=drift_p,
         clipped=_clipped(frames, moments.variance, everything, sensor),
     )

@@ -152,7 +152,7 @@ def illumination_bins(mean: Map, variance_of_mean: float, ordinary: Mask, most: 
     """
     around = _ring_mean(mean, ordinary)
     low, high = np.quantile(around[ordinary], [0.05, 0.95])
-    n_bins = min(most, np.count_nonzero(ordinary) // 256)
+    n_bins = min(most, int(np.count_nonzero(ordinary)) // 256)
     # 24 neighbours; 5 % to 95 % of a normal distribution are 3.3 standard deviations.
     by_noise = 3.3 * math.sqrt(variance_of_mean / 24)
     if n_bins < 2 or high - low <= max(0.05 * abs(float(around[ordinary].mean())), 2 * by_noise):

@@ -112,9 +112,9 @@ def check_noise(
         tests.append(NoiseTest("darkest pixels against the offset", "offset", seen.below_offset_z, below))
     for name, z in zip(("spread", "skewness", "tails"), seen.shape_z, strict=True):
         tests.append(NoiseTest(f"{name} of the residuals", "shape", *_two_sided(z)))
-    for name, z in zip(("rows", "columns"), seen.neighbour_z, strict=True):
-        if z is not None:
-            tests.append(NoiseTest(f"correlation of neighbours along {name}", "correlation", *_two_sided(z)))
+    for name, along in zip(("rows", "columns"), seen.neighbour_z, strict=True):
+        if along is not None:
+            tests.append(NoiseTest(f"correlation of neighbours along {name}", "correlation", *_two_sided(along)))
     tests.append(NoiseTest("brightness of the frames", "drift", None, seen.drift_p))
     tests.append(NoiseTest("values heaped at an end of the scale", "clipping", None, 0.0 if seen.clipped else 1.0))
 
@@ -167,9 +167,10 @@ def _findings(noise: NoiseModel, seen: _repeats.Observed, wrong: set[_Concerns],
             for end, heap in seen.clipped.items()
         ]
     if "drift" in wrong:
+        relative = f", {100 * seen.drift_adu / seen.level_adu:.2g} %" if seen.level_adu > 5 * seen.drift_adu else ""
         found.append(
-            f"drift: the brightness of the frames varies by {100 * seen.drift:.2g} % (standard deviation), "
-            "more than noise explains; the other tests are on frames scaled to one brightness"
+            f"drift: the mean of the frames varies by {seen.drift_adu:.3g} (standard deviation{relative}), more than "
+            "noise of independent pixels explains; the other tests are on frames brought to one level"
         )
     if "correlation" in wrong:
         row, column = seen.neighbours.along_row, seen.neighbours.along_column
@@ -198,14 +199,18 @@ def _variance_in_words(
     if seen.below_offset_z is not None and seen.below_offset_z < -5:
         return f"offset: the darkest pixels lie below it; {ratio}"
     if seen.slope is not None and max(abs(seen.slope_z), abs(seen.intercept_z)) > 3:
-        slope_off, intercept_off = abs(seen.slope_z) > 3, abs(seen.intercept_z) > 3
+        if not 0.3 < seen.slope < 3:
+            return (
+                f"gain: {ratio}, but it does not grow with the signal as the model says ({seen.slope:.2g} times as "
+                "fast): noise other than shot noise, a response that is not linear, or a gain that differs over pixels"
+            )
         parts = []
-        if slope_off:
+        if abs(seen.slope_z) > 3:
             parts.append(
                 f"gain: the variance grows {seen.slope:.3f} times as fast with the signal as the model says, "
-                f"so the gain looks {_percent(1 / seen.slope) if seen.slope > 0 else 'wrong'}"
+                f"so the gain looks {_percent(1 / seen.slope)}"
             )
-        if intercept_off:
+        if abs(seen.intercept_z) > 3:
             parts.append(
                 f"offset or read noise: the variance without light is off by {seen.intercept:+.3g} ADU^2 "
                 f"(the model has {sensor.dark_variance:.3g})"
