@@ -174,6 +174,20 @@ def _dispersion(variance: Map, shot: Map, base: Map, classes: NDArray[np.int64])
     return 1 + float(excess.sum()) / over, math.sqrt(float((centred**2).sum())) / abs(over)
 
 
+def _without_odd_pixels(
+    variance: Map, shot: Map, base: Map, classes: NDArray[np.int64], sensor: Sensor, n_frames: int, step: float
+) -> tuple[float, float]:
+    """Share of the pixels whose variance is out of the ordinary for the model, and the dispersion of the others."""
+    predicted = np.maximum(np.maximum(shot, 0) + base, 1e-12)
+    # Of the signal around a pixel: its own would let a noisy pixel excuse itself.
+    kurtosis = float((sensor.gain**2 * np.maximum(_class_means(shot, classes), 0) / predicted**2).mean())
+    relative = variance / predicted
+    ordinary = _temporal.ordinary_variances(relative, 1.0, n_frames, kurtosis, step / math.sqrt(predicted.min()))
+    if not ordinary.mask.any():
+        return 1.0, 1.0
+    return 1 - float(ordinary.mask.mean()), float(relative[ordinary.mask].mean()) * ordinary.factor
+
+
 def _slope(variance: Map, shot: Map, base: Map, classes: NDArray[np.int64]) -> tuple[float, float, float, float] | None:
     """variance = a shot + b by weighted moments: a, its error, b, its error; None in even light.
 
