@@ -16,6 +16,10 @@ _PUBLIC = {
     "estimate_information": "bitlens.estimators",
     "DesignResult": "bitlens.design",
     "optimize_design": "bitlens.design",
+    "CalibrationResult": "bitlens.noise",
+    "NoiseCheck": "bitlens.noise",
+    "calibrate": "bitlens.noise",
+    "check_noise": "bitlens.noise",
     "EntropyEstimate": "bitlens.noise",
     "conditional_entropy": "bitlens.noise",
     "datasets": "bitlens.datasets",
@@ -35,7 +39,17 @@ if TYPE_CHECKING:
     from bitlens import datasets, densities, design, encoders, estimators, noise, ops, plots, systems
     from bitlens.design import DesignResult, optimize_design
     from bitlens.estimators import InformationEstimate, estimate_information
-    from bitlens.noise import EntropyEstimate, GaussianNoise, PoissonGaussianNoise, PoissonNoise, conditional_entropy
+    from bitlens.noise import (
+        CalibrationResult,
+        EntropyEstimate,
+        GaussianNoise,
+        NoiseCheck,
+        PoissonGaussianNoise,
+        PoissonNoise,
+        calibrate,
+        check_noise,
+        conditional_entropy,
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The command line: `bitlens demo | estimate | systems | info`.
+"""The command line: `bitlens demo | estimate | calibrate | systems | info`.
 
 torch and matplotlib are imported by the commands that need them, so that help comes at once.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bitlens.estimators import InformationEstimate
-    from bitlens.noise import NoiseModel
+    from bitlens.noise import CalibrationResult, NoiseModel
 
 _ERROR, _INTERRUPTED = 2, 130
 # The covariance of more pixels than these does not fit into the memory of a small machine.
@@ -153,6 +153,38 @@ def estimate(
     generator = torch.Generator().manual_seed(seed)
     result = estimate_information(measured, noise, mean=mean, method=method, groups=groups, generator=generator)
     click.echo(result.to_json(indent=2) if as_json else _table(result, tuple(measured.shape[1:])))
+
+
+@bitlens.command()
+@click.argument("flats", nargs=-1, required=True, metavar="FLATS...")
+@click.option("--dark", "dark_file", required=True, metavar="FILE", help="Dark frames (frame, row, column).")
+@click.option(
+    "--confidence",
+    default=0.95,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Of the intervals.",
+)
+@click.option("--out", metavar="DIR", help="Folder for the photon transfer figure, and for maps if there are any.")
+@click.option("--json", "as_json", is_flag=True, help="Print the fields of the result as JSON.")
+def calibrate(flats: tuple[str, ...], dark_file: str, confidence: float, out: str | None, as_json: bool) -> None:
+    """Gain, offset, read noise and full well of a sensor from flat and dark frames.
+
+    FLATS are npy or npz files in ADU: (frame, row, column) at one illumination each, or (level, frame, row, column).
+    """
+    from bitlens.datasets import read_stack
+    from bitlens.noise import calibrate as calibrate_frames
+
+    darks = read_stack(dark_file)
+    if darks.shape[1] != 1:
+        raise click.UsageError(f"--dark: {dark_file}: need (frame, row, column), got {tuple(darks.shape)}")
+    levels: list[Tensor] = []
+    for path in flats:
+        stack = read_stack(path)
+        levels += [stack[:, 0]] if stack.shape[1] == 1 else list(stack)
+    result = calibrate_frames(levels, darks[:, 0], confidence=confidence)
+    written = [] if out is None else _write_calibration(result, Path(out))
+    click.echo(result.to_json(indent=2) if as_json else "\n".join([_calibration_table(result), *written]))
 
 
 @bitlens.command()
@@ -307,4 +339,49 @@ def _table(result: InformationEstimate, image_shape: tuple[int, ...]) -> str:
     rows.append(("method", result.method))
     rows.append(("samples, seed", f"{result.n_samples}, {result.seed}"))
     lines = [f"{name:<15} {value}" for name, value in rows]
+    return "\n".join([*lines, *(f"warning: {text}" for text in result.warnings)])
+
+
+def _write_calibration(result: CalibrationResult, folder: Path) -> list[str]:
+    """The figure and the maps, and a line for each file."""
+    import io
+
+    import numpy as np
+
+    from bitlens import plots
+    from bitlens.report import to_png, write_atomically
+
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {"photon_transfer.png": to_png(plots.photon_transfer(result).figure)}  # type: ignore[arg-type]
+    for name in ("gain", "offset", "read_std") if result.noise_maps is not None else ():
+        buffer = io.BytesIO()
+        np.save(buffer, getattr(result.noise_maps, name).numpy())
+        files[f"{name}.npy"] = buffer.getvalue()
+    for file_name, content in files.items():
+        write_atomically(folder / file_name, content)
+    return [f"wrote {folder / file_name}" for file_name in files]
+
+
+def _calibration_table(result: CalibrationResult) -> str:
+    intervals, percent = result.confidence_intervals, f"{100 * result.confidence:g} %"
+    gain = float(result.noise.gain)
+    rows = []
+    for name, value, interval, unit in (
+        ("gain", gain, intervals.gain, "ADU per electron"),
+        ("offset", float(result.noise.offset), intervals.offset, "ADU"),
+        ("read noise", float(result.noise.read_std), intervals.read_std, "ADU"),
+    ):
+        rows.append((name, f"{value:.5g} {unit} ({percent}: {interval[0]:.5g} to {interval[1]:.5g})"))
+    rows.append(("", f"= {float(result.noise.read_std) / gain:.4g} electrons"))
+    full = result.full_well_electrons
+    rows.append(("full well", "not reached" if full is None else f"{full:.4g} electrons"))
+    if result.linearity_error is not None:
+        rows.append(("linearity", f"shot noise off its line by {100 * result.linearity_error:.2g} % on average"))
+    rows.append(("pixels", f"{100 * result.ordinary_pixel_share:.4g} % ordinary in the dark"))
+    parameters = " ".join(
+        f"--{name.replace('_', '-')} {float(getattr(result.noise, name)):.6g}"
+        for name in ("gain", "offset", "read_std")
+    )
+    rows.append(("to use it", f"bitlens estimate FILE --noise poisson-gaussian {parameters}"))
+    lines = [f"{name:<11} {value}" for name, value in rows]
     return "\n".join([*lines, *(f"warning: {text}" for text in result.warnings)])

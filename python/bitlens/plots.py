@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from bitlens.design import DesignResult
     from bitlens.estimators import InformationEstimate
+    from bitlens.noise import CalibrationResult
 
 COLORS = ("#0b6e99", "#c8553d", "#7a6c9d", "#3a7d44", "#b8860b", "#555555")
 """One colour per line, told apart in print and by most colour-blind readers."""
@@ -216,6 +217,51 @@ def estimate(result: InformationEstimate, *, axes: Axes | None = None) -> Axes:
     axes.legend(frameon=False, loc="upper center", ncols=2, fontsize="small")
     axes.spines[["top", "left", "right"]].set_visible(False)
     return axes
+
+
+def photon_transfer(result: CalibrationResult, axes: Axes | None = None) -> Axes:
+    """Temporal variance against the signal on log scales, with the calibrated model through it (EMVA 1288).
+
+    Filled points were used for the gain; the dotted line is the read noise, the dashed one the full well.
+    """
+    axes = _axes(axes)
+    gain, read_std = float(result.noise.gain), float(result.noise.read_std)
+    points = result.photon_transfer
+    error = 100 * result.standard_errors.gain / gain
+    for used, label in ((True, "used for the gain"), (False, "not used: close to or past the end of the scale")):
+        chosen = [point for point in points if point.used is used]
+        if not chosen:
+            continue
+        axes.errorbar(
+            [point.mean for point in chosen],
+            [point.variance for point in chosen],
+            yerr=[1.96 * point.shot_variance_stderr for point in chosen],
+            color=COLORS[0] if used else COLORS[5],
+            marker="o",
+            markerfacecolor=COLORS[0] if used else "white",
+            markersize=6,
+            linestyle="none",
+            capsize=4,
+            label=label,
+        )
+    means = [point.mean for point in points]
+    # From where read noise is all there is to past the brightest point.
+    signal = np.geomspace(min(0.3 * min(means), 0.1 * read_std**2 / gain), 1.5 * max(means), 200)
+    label = f"gain {gain:.4g} ADU per electron ± {error:.2g} %"
+    axes.plot(signal, gain * signal + read_std**2, color=COLORS[1], linewidth=1.8, label=label, zorder=1)
+    axes.axhline(
+        read_std**2, color="#333333", linestyle=":", linewidth=1.5, label=f"read noise {read_std:.3g} ADU, squared"
+    )
+    if result.full_well_electrons is not None:
+        full = result.full_well_electrons
+        axes.axvline(
+            gain * full, color=COLORS[2], linestyle="--", linewidth=1.5, label=f"full well {full:,.0f} electrons"
+        )
+    axes.set(xscale="log", yscale="log", xlabel="signal above the offset (ADU)", ylabel="variance over time (ADU²)")
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high * (high / low) ** 0.45)  # room for the legend
+    axes.legend(frameon=False, loc="upper left", fontsize="small")
+    return _plain(axes)
 
 
 def _axes(axes: Axes | None, height: float = 4.2) -> Axes:
