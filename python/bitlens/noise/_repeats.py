@@ -67,6 +67,8 @@ class Observed:
     dispersion: float
     dispersion_stderr: float
     dispersion_z: float
+    odd_share: float  # of pixels that vary far more or less than the model says
+    dispersion_of_others: float
     shot_share: float
     slope: float | None  # of the variance against that predicted for the shot noise; 1 is right
     slope_z: float
@@ -112,6 +114,7 @@ def observe(frames: Frames, sensor: Sensor, generator: torch.Generator) -> Obser
     base = k_read * (sensor.read_variance + rounding)
     classes = _temporal.illumination_bins(signal, float(moments.variance.mean()) / n_frames, everything, most=12)
     dispersion = _dispersion(moments.variance, shot, base, classes)
+    odd_share, of_others = _without_odd_pixels(moments.variance, shot, base, classes, sensor, n_frames, step)
     slope = _slope(moments.variance - base, shot, base, classes)
 
     below = None
@@ -129,6 +132,8 @@ def observe(frames: Frames, sensor: Sensor, generator: torch.Generator) -> Obser
         mean=signal + sensor.offset,
         dispersion=dispersion[0],
         dispersion_stderr=dispersion[1],
+        odd_share=odd_share,
+        dispersion_of_others=of_others,
         dispersion_z=(dispersion[0] - 1) / max(dispersion[1], 1e-300),
         shot_share=float(np.maximum(shot, 0).mean() / max((np.maximum(shot, 0) + base).mean(), 1e-300)),
         slope=None if slope is None else slope[0],
@@ -167,6 +172,20 @@ def _dispersion(variance: Map, shot: Map, base: Map, classes: NDArray[np.int64])
     excess = weight * (variance - predicted)
     centred = excess - _class_means(excess, classes)
     return 1 + float(excess.sum()) / over, math.sqrt(float((centred**2).sum())) / abs(over)
+
+
+def _without_odd_pixels(
+    variance: Map, shot: Map, base: Map, classes: NDArray[np.int64], sensor: Sensor, n_frames: int, step: float
+) -> tuple[float, float]:
+    """Share of the pixels whose variance is out of the ordinary for the model, and the dispersion of the others."""
+    predicted = np.maximum(np.maximum(shot, 0) + base, 1e-12)
+    # Of the signal around a pixel: its own would let a noisy pixel excuse itself.
+    kurtosis = float((sensor.gain**2 * np.maximum(_class_means(shot, classes), 0) / predicted**2).mean())
+    relative = variance / predicted
+    ordinary = _temporal.ordinary_variances(relative, 1.0, n_frames, kurtosis, step / math.sqrt(predicted.min()))
+    if not ordinary.mask.any():
+        return 1.0, 1.0
+    return 1 - float(ordinary.mask.mean()), float(relative[ordinary.mask].mean()) * ordinary.factor
 
 
 def _slope(variance: Map, shot: Map, base: Map, classes: NDArray[np.int64]) -> tuple[float, float, float, float] | None:
@@ -240,6 +259,9 @@ def _shape(
         own_ties = _moment_of_ties(known, order, small)
         per_pixel = moment.mean(axis=0) - own_ties
         error = float(per_pixel.std(ddof=1)) / math.sqrt(per_pixel.size) if per_pixel.size > 1 else math.inf
+        if n_frames == 2 and order == 3:
+            z_scores.append(0.0)  # two residuals of a pixel mirror each other
+            continue
         z_scores.append(float(per_pixel.mean()) / max(error * math.sqrt(1 + 1 / n_simulated), 1e-300))
     histogram = np.histogram(transform, bins=10, range=(0, 1))[0] / transform.size
     return (z_scores[0], z_scores[1], z_scores[2]), tuple(float(share) for share in histogram)

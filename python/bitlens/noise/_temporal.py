@@ -69,7 +69,7 @@ class Moments(NamedTuple):
 def dark_moments(frames: Frames, ordinary: Mask) -> Moments:
     """Moments of dark frames, each shifted by a constant to the mean of all."""
     level = np.array([frame.astype(np.float64)[ordinary].mean() for frame in frames])
-    n = np.count_nonzero(ordinary)
+    n = int(np.count_nonzero(ordinary))
     return moments_of(frames, np.zeros(frames.shape[1:]), level - level.mean(), np.ones(len(frames)), n)._replace(
         frame_level=level
     )
@@ -79,7 +79,7 @@ def flat_moments(frames: Frames, offset: Map | float, ordinary: Mask) -> Moments
     """Moments of frames less the offset, each divided by its illumination relative to the mean of all."""
     dark = np.broadcast_to(np.asarray(offset, dtype=np.float64), frames.shape[1:])
     level = np.array([(frame.astype(np.float64) - dark)[ordinary].mean() for frame in frames])
-    n = np.count_nonzero(ordinary)
+    n = int(np.count_nonzero(ordinary))
     # Without light there is nothing to scale by.
     scale = level / level.mean() if level.mean() > 0 and level.min() > 0.1 * level.mean() else np.ones(len(frames))
     return moments_of(frames, dark, np.zeros(len(frames)), scale, n)._replace(frame_level=level)

@@ -192,6 +192,11 @@ def _variance_in_words(
     noise: NoiseModel, seen: _repeats.Observed, wrong: set[_Concerns], sensor: _repeats.Sensor
 ) -> str:
     ratio = f"the variance is {seen.dispersion:.3f} of that predicted"
+    if seen.odd_share > 0.003 and abs(seen.dispersion_of_others - 1) < 0.3 * abs(seen.dispersion - 1):
+        return (
+            f"odd pixels: {ratio}, and {seen.dispersion_of_others:.3f} without the {100 * seen.odd_share:.1f} % of "
+            "pixels that are far off; use per-pixel maps"
+        )
     if isinstance(noise, GaussianNoise):
         return f"read noise: {ratio}; std looks {_percent(1 / math.sqrt(seen.dispersion))}"
     if isinstance(noise, PoissonNoise):
