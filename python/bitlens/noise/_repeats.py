@@ -69,6 +69,7 @@ class Observed:
     dispersion_z: float
     odd_share: float  # of pixels that vary far more or less than the model says
     dispersion_of_others: float
+    uneven_z: float  # whether variances of pixels differ by more than their own noise
     shot_share: float
     slope: float | None  # of the variance against that predicted for the shot noise; 1 is right
     slope_z: float
@@ -114,7 +115,7 @@ def observe(frames: Frames, sensor: Sensor, generator: torch.Generator) -> Obser
     base = k_read * (sensor.read_variance + rounding)
     classes = _temporal.illumination_bins(signal, float(moments.variance.mean()) / n_frames, everything, most=12)
     dispersion = _dispersion(moments.variance, shot, base, classes)
-    odd_share, of_others = _without_odd_pixels(moments.variance, shot, base, classes, sensor, n_frames, step)
+    odd_share, of_others, uneven_z = _without_odd_pixels(moments.variance, shot, base, classes, sensor, n_frames, step)
     slope = _slope(moments.variance - base, shot, base, classes)
 
     below = None
@@ -134,6 +135,7 @@ def observe(frames: Frames, sensor: Sensor, generator: torch.Generator) -> Obser
         dispersion_stderr=dispersion[1],
         odd_share=odd_share,
         dispersion_of_others=of_others,
+        uneven_z=uneven_z,
         dispersion_z=(dispersion[0] - 1) / max(dispersion[1], 1e-300),
         shot_share=float(np.maximum(shot, 0).mean() / max((np.maximum(shot, 0) + base).mean(), 1e-300)),
         slope=None if slope is None else slope[0],
@@ -145,8 +147,8 @@ def observe(frames: Frames, sensor: Sensor, generator: torch.Generator) -> Obser
         pit_histogram=histogram,
         neighbours=neighbours,
         neighbour_z=(
-            neighbours.along_row / neighbours.stderr_row if pixels[1] > 2 else None,
-            neighbours.along_column / neighbours.stderr_column if pixels[0] > 2 else None,
+            float(neighbours.along_row / neighbours.stderr_row) if pixels[1] > 2 else None,
+            float(neighbours.along_column / neighbours.stderr_column) if pixels[0] > 2 else None,
         ),
         drift_adu=spread,
         level_adu=middle,
@@ -176,16 +178,20 @@ def _dispersion(variance: Map, shot: Map, base: Map, classes: NDArray[np.int64])
 
 def _without_odd_pixels(
     variance: Map, shot: Map, base: Map, classes: NDArray[np.int64], sensor: Sensor, n_frames: int, step: float
-) -> tuple[float, float]:
-    """Share of the pixels whose variance is out of the ordinary for the model, and the dispersion of the others."""
+) -> tuple[float, float, float]:
+    """Share of the pixels whose variance is out of the ordinary for the model, the dispersion of the others, and a
+    z-score of the scatter of the variances beyond what their own noise explains."""
     predicted = np.maximum(np.maximum(shot, 0) + base, 1e-12)
     # Of the signal around a pixel: its own would let a noisy pixel excuse itself.
     kurtosis = float((sensor.gain**2 * np.maximum(_class_means(shot, classes), 0) / predicted**2).mean())
     relative = variance / predicted
     ordinary = _temporal.ordinary_variances(relative, 1.0, n_frames, kurtosis, step / math.sqrt(predicted.min()))
+    to_mean = (relative / relative.mean() - 1) ** 2 if relative.any() else relative
+    uneven = float(to_mean.mean()) - 2 / (n_frames - 1) - kurtosis / n_frames
+    uneven_z = uneven / max(float(to_mean.std()) / math.sqrt(to_mean.size), 1e-300)
     if not ordinary.mask.any():
-        return 1.0, 1.0
-    return 1 - float(ordinary.mask.mean()), float(relative[ordinary.mask].mean()) * ordinary.factor
+        return 1.0, 1.0, uneven_z
+    return 1 - float(ordinary.mask.mean()), float(relative[ordinary.mask].mean()) * ordinary.factor, uneven_z
 
 
 def _slope(variance: Map, shot: Map, base: Map, classes: NDArray[np.int64]) -> tuple[float, float, float, float] | None:

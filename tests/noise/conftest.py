@@ -1,10 +1,12 @@
-"""Simulated cameras whose parameters are known."""
+"""Simulated cameras whose parameters are known, and where real frames may lie."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
@@ -44,3 +46,17 @@ class Camera:
             return np.round(adu) if self.rounded else adu
 
         return np.stack([expose(level) for level in levels]), expose(0.0)
+
+
+@pytest.fixture
+def camera() -> type[Camera]:
+    return Camera
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Folder of real data beside the repository; a test that needs it is skipped where it is absent."""
+    folder = Path(__file__).parents[2].resolve().parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}")
+    return folder
