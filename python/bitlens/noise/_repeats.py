@@ -18,7 +18,7 @@ from bitlens.noise.poisson import PoissonNoise
 from bitlens.noise.poisson_gaussian import PoissonGaussianNoise
 
 _MOST_VALUES = 400_000  # of the residuals whose distribution is looked at
-_MOST_SIMULATED = 1_600_000
+_MOST_SIMULATED = 400_000
 _CERTAIN_DRIFT = 1e-4  # below this chance, frames are scaled to one brightness before anything else
 
 
@@ -67,9 +67,8 @@ class Observed:
     dispersion: float
     dispersion_stderr: float
     dispersion_z: float
-    odd_share: float  # of pixels that vary far more or less than the model says
+    odd_share: float  # of pixels that vary far more or less than most; 1e-4 where all are alike
     dispersion_of_others: float
-    uneven_z: float  # whether variances of pixels differ by more than their own noise
     shot_share: float
     slope: float | None  # of the variance against that predicted for the shot noise; 1 is right
     slope_z: float
@@ -115,7 +114,7 @@ def observe(frames: Frames, sensor: Sensor, generator: torch.Generator) -> Obser
     base = k_read * (sensor.read_variance + rounding)
     classes = _temporal.illumination_bins(signal, float(moments.variance.mean()) / n_frames, everything, most=12)
     dispersion = _dispersion(moments.variance, shot, base, classes)
-    odd_share, of_others, uneven_z = _without_odd_pixels(moments.variance, shot, base, classes, sensor, n_frames, step)
+    odd_share, of_others = _without_odd_pixels(moments.variance, shot, base, classes, sensor, n_frames, step)
     slope = _slope(moments.variance - base, shot, base, classes)
 
     below = None
@@ -135,7 +134,6 @@ def observe(frames: Frames, sensor: Sensor, generator: torch.Generator) -> Obser
         dispersion_stderr=dispersion[1],
         odd_share=odd_share,
         dispersion_of_others=of_others,
-        uneven_z=uneven_z,
         dispersion_z=(dispersion[0] - 1) / max(dispersion[1], 1e-300),
         shot_share=float(np.maximum(shot, 0).mean() / max((np.maximum(shot, 0) + base).mean(), 1e-300)),
         slope=None if slope is None else slope[0],
@@ -178,20 +176,21 @@ def _dispersion(variance: Map, shot: Map, base: Map, classes: NDArray[np.int64])
 
 def _without_odd_pixels(
     variance: Map, shot: Map, base: Map, classes: NDArray[np.int64], sensor: Sensor, n_frames: int, step: float
-) -> tuple[float, float, float]:
-    """Share of the pixels whose variance is out of the ordinary for the model, the dispersion of the others, and a
-    z-score of the scatter of the variances beyond what their own noise explains."""
+) -> tuple[float, float]:
+    """Share of the pixels that vary out of the ordinary next to the others, and the dispersion of those."""
     predicted = np.maximum(np.maximum(shot, 0) + base, 1e-12)
     # Of the signal around a pixel: its own would let a noisy pixel excuse itself.
     kurtosis = float((sensor.gain**2 * np.maximum(_class_means(shot, classes), 0) / predicted**2).mean())
     relative = variance / predicted
-    ordinary = _temporal.ordinary_variances(relative, 1.0, n_frames, kurtosis, step / math.sqrt(predicted.min()))
-    to_mean = (relative / relative.mean() - 1) ** 2 if relative.any() else relative
-    uneven = float(to_mean.mean()) - 2 / (n_frames - 1) - kurtosis / n_frames
-    uneven_z = uneven / max(float(to_mean.std()) / math.sqrt(to_mean.size), 1e-300)
-    if not ordinary.mask.any():
-        return 1.0, 1.0, uneven_z
-    return 1 - float(ordinary.mask.mean()), float(relative[ordinary.mask].mean()) * ordinary.factor, uneven_z
+    code = step / math.sqrt(float(predicted.min()))
+    expected = max(float(relative[relative <= np.quantile(relative, 0.95)].mean()), 1e-12)
+    share = 1.0
+    for _ in range(4):
+        ordinary = _temporal.ordinary_variances(relative, expected, n_frames, kurtosis, code)
+        if not ordinary.mask.any():
+            break
+        share, expected = float(ordinary.mask.mean()), float(relative[ordinary.mask].mean()) * ordinary.factor
+    return 1 - share, expected
 
 
 def _slope(variance: Map, shot: Map, base: Map, classes: NDArray[np.int64]) -> tuple[float, float, float, float] | None:
@@ -244,7 +243,7 @@ def _shape(
         standardised: Map = (values - own) / np.sqrt(predicted)
         return standardised
 
-    n_simulated = int(np.clip(_MOST_SIMULATED // measured.size, 1, 16))
+    n_simulated = int(np.clip(_MOST_SIMULATED // measured.size, 3, 8))
     noise = _part_of(sensor, chosen)
     simulated = []
     for _ in range(n_simulated):
@@ -260,10 +259,11 @@ def _shape(
     transform = (low + high) / (2 * known.size)
     x = 2 * transform - 1
     moments = ((3 * x**2 - 1) / 2, (5 * x**3 - 3 * x) / 2, (35 * x**4 - 30 * x**2 + 3) / 8)
+    ties = step > 0 or isinstance(sensor.noise, PoissonNoise)
+    of_ties = _moments_of_ties(known, small) if ties else (0.0, 0.0, 0.0)
     z_scores = []
-    for order, moment in enumerate(moments, start=2):
-        own_ties = _moment_of_ties(known, order, small)
-        per_pixel = moment.mean(axis=0) - own_ties
+    for order, (moment, of_tie) in enumerate(zip(moments, of_ties, strict=True), start=2):
+        per_pixel = moment.mean(axis=0) - of_tie
         error = float(per_pixel.std(ddof=1)) / math.sqrt(per_pixel.size) if per_pixel.size > 1 else math.inf
         if n_frames == 2 and order == 3:
             z_scores.append(0.0)  # two residuals of a pixel mirror each other
@@ -273,11 +273,12 @@ def _shape(
     return (z_scores[0], z_scores[1], z_scores[2]), tuple(float(share) for share in histogram)
 
 
-def _moment_of_ties(known: Map, order: int, small: float) -> float:
-    """What the moment is when the values come from the simulation itself: zero but for ties."""
+def _moments_of_ties(known: Map, small: float) -> tuple[float, float, float]:
+    """What the moments are when the values come from the simulation itself: zero but for ties."""
     low, high = np.searchsorted(known, known - small, "left"), np.searchsorted(known, known + small, "right")
     x = (low + high) / known.size - 1
-    return float(np.polynomial.legendre.legval(x, np.eye(order + 1)[order]).mean())
+    second, third, fourth = (float(np.polynomial.legendre.legval(x, np.eye(5)[k]).mean()) for k in (2, 3, 4))
+    return second, third, fourth
 
 
 def _likely_means(sensor: Sensor, signal: Map, variance: Map, classes: NDArray[np.int64], n_frames: int) -> Map:

@@ -189,7 +189,13 @@ def _findings(noise: NoiseModel, seen: _repeats.Observed, wrong: set[_Concerns],
             "along columns; the model takes pixels as independent"
         )
     if wrong & {"dispersion", "gain", "offset"}:
-        uneven = "; pixels differ in their noise, which calls for per-pixel maps" if seen.uneven_z > 5 else ""
+        # Ten times the share that pixels alike would have.
+        uneven = ""
+        if seen.odd_share > 1e-3 and seen.odd_share * seen.mean.size > 5:
+            uneven = (
+                f"; {100 * seen.odd_share:.2g} % of the pixels vary far more or less than the others, "
+                "which calls for per-pixel maps"
+            )
         found.append(_variance_in_words(noise, seen, sensor) + uneven)
     elif "shape" in wrong:
         found.append(
@@ -200,12 +206,11 @@ def _findings(noise: NoiseModel, seen: _repeats.Observed, wrong: set[_Concerns],
 
 
 def _variance_in_words(noise: NoiseModel, seen: _repeats.Observed, sensor: _repeats.Sensor) -> str:
+    if seen.dispersion <= 0:
+        return "variance: the frames do not vary; repeats must be separate exposures, not copies or an average"
     ratio = f"the variance is {seen.dispersion:.3f} of that predicted"
-    if seen.odd_share > 0.003 and abs(seen.dispersion_of_others - 1) < 0.3 * abs(seen.dispersion - 1):
-        return (
-            f"odd pixels: {ratio}, and {seen.dispersion_of_others:.3f} without the {100 * seen.odd_share:.1f} % of "
-            "pixels that are far off"
-        )
+    if seen.odd_share > 1e-3 and abs(seen.dispersion_of_others - 1) < 0.3 * abs(seen.dispersion - 1):
+        return f"odd pixels: {ratio}, and {seen.dispersion_of_others:.3f} without pixels that are far off"
     if isinstance(noise, GaussianNoise):
         return f"read noise: {ratio}; std looks {_percent(1 / math.sqrt(seen.dispersion))}"
     if isinstance(noise, PoissonNoise):
