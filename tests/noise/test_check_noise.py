@@ -126,7 +126,8 @@ def words(check: NoiseCheck) -> str:
 
 
 def test_names_the_gain() -> None:
-    repeats = frames(TRUTH, "flat", 500.0, 0)
+    # 128 x 128 pixels: the percentage is sure to 0.3.
+    repeats = frames(TRUTH, "flat", 500.0, 0, shape=(128, 128))
     assert "the gain looks 10 % too high" in words(
         check_noise(PoissonGaussianNoise(0.55, OFFSET, read_std=2.0), repeats)
     )
@@ -197,7 +198,7 @@ def test_poisson_and_gaussian_models() -> None:
     assert "not photon counts" in words(check_noise(PoissonNoise(), 3 * counts))
     assert check_noise(PoissonNoise(), counts).information_shift == _shift(None, None, None)
 
-    white = scene("ramp", 5.0, (40, 40), generator) + 0.7 * generator.standard_normal((20, 40, 40))
+    white = scene("ramp", 5.0, (128, 128), generator) + 0.7 * generator.standard_normal((20, 128, 128))
     right = check_noise(GaussianNoise(0.7), white)
     assert right.fits
     assert right.information_shift.gain is None

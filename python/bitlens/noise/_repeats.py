@@ -180,7 +180,8 @@ def _without_odd_pixels(
     """Share of the pixels that vary out of the ordinary next to the others, and the dispersion of those."""
     predicted = np.maximum(np.maximum(shot, 0) + base, 1e-12)
     # Of the signal around a pixel: its own would let a noisy pixel excuse itself.
-    kurtosis = float((sensor.gain**2 * np.maximum(_class_means(shot, classes), 0) / predicted**2).mean())
+    of_class = np.maximum(_class_means(predicted, classes), 1e-12)
+    kurtosis = float(np.median(sensor.gain**2 * np.maximum(_class_means(shot, classes), 0) / of_class**2))
     relative = variance / predicted
     code = step / math.sqrt(float(predicted.min()))
     expected = max(float(relative[relative <= np.quantile(relative, 0.95)].mean()), 1e-12)

@@ -120,6 +120,8 @@ def ordinary_variances(variance: Map, expected: float, n_frames: int, excess_kur
         step: distance of codes; variances near its square say nothing about a stuck pixel.
     """
     spread = 2 / (n_frames - 1) + excess_kurtosis / n_frames
+    if spread > 100:
+        return Ordinary(np.ones(variance.shape, dtype=np.bool_), 1.0)  # so few electrons that any variance may be
     shape = 1 / spread
     high = special.gammainccinv(shape, 1 / _ONE_IN)
     low = special.gammaincinv(shape, 1 / _ONE_IN**2) / shape * expected
