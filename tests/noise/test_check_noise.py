@@ -24,6 +24,7 @@ from bitlens import (
 from bitlens.noise import _repeats
 
 N_SEEDS = 100
+IN_FULL = ("even light", "ramp, rounded", "one electron")  # the others take a quarter of the seeds
 OFFSET = 100.0
 
 
@@ -77,12 +78,13 @@ def test_right_model_passes_and_wrong_gain_does_not(name: str) -> None:
     truth, kind, mean, options = SETTINGS[name]
     wrong = [PoissonGaussianNoise(truth.gain * f, OFFSET, read_std=truth.read_std) for f in (0.9, 1.1)]
     passed = flagged = 0
-    for seed in range(N_SEEDS):
+    n_seeds = N_SEEDS if name in IN_FULL else N_SEEDS // 4
+    for seed in range(n_seeds):
         repeats = frames(truth, kind, mean, seed, **options)
         passed += check_noise(truth, repeats).fits
         flagged += not check_noise(wrong[seed % 2], repeats).fits
-    assert passed >= 97
-    assert flagged >= 95
+    assert passed >= 0.97 * n_seeds
+    assert flagged >= 0.95 * n_seeds
 
 
 def test_dark_scene_passes() -> None:
