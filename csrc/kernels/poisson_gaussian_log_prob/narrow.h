@@ -88,24 +88,25 @@ BITLENS_FUNCTION NarrowResult<Value> evaluate_narrow(Value measured, Value mean,
   Value moments[kMoments];
   moments[0] = one;
   for (int power = 1; power < kMoments; ++power) moments[power] = zero;
-  {
-    Value weight = select(hard, zero, one), k = mode, d = zero, factor = y * rise;
-    for (int term = 0; term < 400 && any(weight > kNarrowTail * moments[0]); ++term) {
-      k = k + 1.0f;
+  // Both sides at once, two terms for each look at what is left: the chains of products overlap.
+  Value up = select(hard, zero, one), down = select(hard | no_count, zero, one);
+  Value up_k = mode + 1.0f, down_k = mode, d = zero;
+  Value up_factor = y * rise, down_factor = fall / safe_y;
+  for (int term = 0; term < 400 && any(maximum(up, down) > kNarrowTail * moments[0]); term += 2) {
+    for (int step = 0; step < 2; ++step) {
       d = d + 1.0f;
-      weight = weight * (factor / k);
-      factor = factor * sensor.decay;
-      add_term(moments, weight, d);
-    }
-  }
-  {
-    Value weight = select(hard | no_count, zero, one), k = mode, d = zero, factor = fall / safe_y;
-    for (int term = 0; term < 400 && any(weight > kNarrowTail * moments[0]); ++term) {
-      d = d - 1.0f;
-      weight = weight * (factor * k);
-      k = maximum(k - 1.0f, zero);
-      factor = factor * sensor.decay;
-      add_term(moments, weight, d);
+      up = up * (up_factor / up_k);
+      down = down * (down_factor * down_k);
+      up_k = up_k + 1.0f;
+      down_k = maximum(down_k - 1.0f, zero);
+      up_factor = up_factor * sensor.decay;
+      down_factor = down_factor * sensor.decay;
+      moments[0] = moments[0] + (up + down);
+      if (Order > 0) {
+        const Value first = (up - down) * d;
+        moments[kMoments > 1 ? 1 : 0] = moments[kMoments > 1 ? 1 : 0] + first;
+        moments[kMoments > 1 ? 2 : 0] = moments[kMoments > 1 ? 2 : 0] + (up + down) * (d * d);
+      }
     }
   }
 
