@@ -92,3 +92,14 @@ class WithoutVariance(NoiseModel):
 def test_noise_without_moments_is_named() -> None:
     with pytest.raises(TypeError, match=r"variance\(mean\).*WithoutVariance"):
         gaussian_information(torch.ones(5, 4), WithoutVariance())
+
+
+def test_a_scene_that_never_changes_leaves_only_the_shape_of_the_counts() -> None:
+    """Counts of one mean y: a Gaussian of variance y + 1/12, as counts + Uniform(0, 1) have, less their entropy."""
+    y = 2.5
+    k = torch.arange(80, dtype=torch.float64)
+    log_p = k * math.log(y) - y - torch.lgamma(k + 1)
+    entropy = -float((torch.exp(log_p) * log_p).sum())
+    truth = 6 * (0.5 * math.log(2 * math.pi * math.e * (y + 1 / 12)) - entropy)
+    mean = torch.full((30, 6), y, dtype=torch.float64)
+    assert gaussian_information(mean, PoissonNoise()).item() == pytest.approx(truth, abs=1e-6)

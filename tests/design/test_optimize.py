@@ -406,3 +406,11 @@ def test_a_parameter_that_nothing_limits_is_said(name: str) -> None:
         judge_scenes=scenes(seed=1), generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
     assert any(warning.startswith(f"{name}: no constraint was given") for warning in result.warnings)
+
+
+def test_scenes_that_judge_are_not_among_those_that_are_climbed_on() -> None:
+    from bitlens.design.optimize import _split
+
+    given = torch.arange(40, dtype=torch.float64)[:, None]
+    climbed, held_out, _ = _split(given, None, None, 3)
+    assert sorted([*climbed[:, 0].tolist(), *held_out.scenes[:, 0].tolist()]) == given[:, 0].tolist()

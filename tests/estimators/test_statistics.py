@@ -169,3 +169,13 @@ def test_groups_may_be_any_labels_in_any_order() -> None:
         generator=torch.Generator().manual_seed(0),
     )
     assert shuffled.lower_bits == pytest.approx(plain.lower_bits, rel=1e-12)
+
+
+def test_standard_error_of_few_equal_groups_is_that_of_their_means() -> None:
+    from bitlens.estimators._inputs import Groups
+
+    rows = torch.randn(24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    labels = torch.arange(24) % 3
+    groups = Groups(labels, 3, labels, 3, True)
+    means = [float(rows[labels == group].mean()) for group in range(3)]
+    assert groups.standard_error(rows) == pytest.approx(np.std(means, ddof=1) / math.sqrt(3), rel=1e-12)
