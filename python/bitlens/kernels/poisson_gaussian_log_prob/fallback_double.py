@@ -232,9 +232,9 @@ def evaluate_element(
 
 @numba.njit(nogil=True, cache=True)
 def load_block(
-    target: np.ndarray, row: int, source: np.ndarray, sizes: np.ndarray, strides: np.ndarray, begin: int, count: int
+    target: np.ndarray, source: np.ndarray, sizes: np.ndarray, strides: np.ndarray, begin: int, count: int
 ) -> None:
-    """Elements [begin, begin + count) of a broadcast operand to target[row:]; its first up to lane BLOCK."""
+    """Elements [begin, begin + count) of a broadcast operand to `target`, whose other lanes repeat the first."""
     last = sizes.size - 1
     lane = 0
     while lane < count:
@@ -246,13 +246,13 @@ def load_block(
         run, stride = min(count - lane, left_in_row), strides[last]
         if stride == 1:
             for i in range(run):
-                target[row + lane + i] = source[at + i]
+                target[lane + i] = source[at + i]
         else:
             for i in range(run):
-                target[row + lane + i] = source[at + i * stride]
+                target[lane + i] = source[at + i * stride]
         lane += run
-    for i in range(count, BLOCK):
-        target[row + i] = target[row]
+    for i in range(count, target.size):
+        target[i] = target[0]
 
 
 @numba.njit(nogil=True, cache=True)
@@ -270,24 +270,16 @@ def evaluate_blocks(
     last: int,
 ) -> None:
     """Blocks [first, last) into outputs[:, ...]; `strides` has one row for each operand."""
-    block = np.empty(5 * BLOCK)
+    block = np.empty((5, BLOCK))
     result = np.empty(15)
     for begin in range(first * BLOCK, min(last * BLOCK, outputs.shape[1]), BLOCK):
         count = min(BLOCK, outputs.shape[1] - begin)
-        load_block(block, 0, measured, sizes, strides[0], begin, count)
-        load_block(block, BLOCK, mean, sizes, strides[1], begin, count)
-        load_block(block, 2 * BLOCK, gain, sizes, strides[2], begin, count)
-        load_block(block, 3 * BLOCK, offset, sizes, strides[3], begin, count)
-        load_block(block, 4 * BLOCK, read_std, sizes, strides[4], begin, count)
+        load_block(block[0], measured, sizes, strides[0], begin, count)
+        load_block(block[1], mean, sizes, strides[1], begin, count)
+        load_block(block[2], gain, sizes, strides[2], begin, count)
+        load_block(block[3], offset, sizes, strides[3], begin, count)
+        load_block(block[4], read_std, sizes, strides[4], begin, count)
         for i in range(count):
-            evaluate_element(
-                block[i],
-                block[BLOCK + i],
-                block[2 * BLOCK + i],
-                block[3 * BLOCK + i],
-                block[4 * BLOCK + i],
-                order,
-                result,
-            )
+            evaluate_element(block[0, i], block[1, i], block[2, i], block[3, i], block[4, i], order, result)
             for j in range(outputs.shape[0]):
                 outputs[j, begin + i] = result[j]

@@ -60,8 +60,8 @@ _A, _DECAY, _RATIO, _INVERSE_STD, _SCALE, _BAD, _Z, _Y = (BLOCK * i for i in ran
 _SAFE_Y, _M, _NORMALISED, _RISE, _INVERSE_M, _HARD, _DEVIANCE, _RESULT = (BLOCK * i for i in range(8, 16))
 _UP_FACTOR, _DOWN_FACTOR, _DENOMINATOR, _UP, _UP_SUM, _UP_SUM1, _UP_SUM2 = (BLOCK * i for i in range(16, 23))
 _DOWN, _DOWN_SUM, _DOWN_SUM1, _DOWN_SUM2, _SHIFT, _VARIANCE, _RESIDUAL = (BLOCK * i for i in range(23, 30))
-_INVERSE_GAIN = BLOCK * 30
-_ROWS = 31
+_INVERSE_GAIN, _HALF_SQUARE = BLOCK * 30, BLOCK * 31
+_ROWS = 32
 # Rows of the double-precision one, 5 KiB.
 _GAIN, _OFFSET, _STD, _DOUBLE_RATIO, _DOUBLE_INVERSE_STD = (BLOCK * i for i in range(5))
 _DOUBLE_ROWS = 5
@@ -93,7 +93,9 @@ def _square_root(context: Any, value: Any) -> Any:
     return types.float32(types.float32), generate
 
 
-_compiled = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+# Only products and sums may be fused; nothing is reordered, and not a number stays one.
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+_compiled = numba.njit(cache=True, **OPTIONS)
 
 
 @_compiled
@@ -211,6 +213,8 @@ def _start(x: np.ndarray, wide: np.ndarray) -> tuple[np.int32, np.int32, np.int3
         x[_SAFE_Y + lane] = y
         x[_M + lane] = m
         x[_NORMALISED + lane] = np.float32(normalised)
+        # Squared before it is rounded: where read_std is small, log(read_std) takes most of it away again.
+        x[_HALF_SQUARE + lane] = np.float32(0.5 * normalised * normalised)
         x[_RISE + lane] = rise
         x[_INVERSE_M + lane] = inverse_m
         x[_UP_FACTOR + lane] = up * inverse_m if easy else _ZERO
@@ -317,7 +321,7 @@ def _store(x: np.ndarray, output: np.ndarray, begin: int, count: int) -> None:
 def _value(x: np.ndarray, value: np.ndarray, begin: int, count: int) -> None:
     """The log-likelihood, its square roots and normalisations under one logarithm, to `value`."""
     for lane in range(BLOCK):
-        inverse_m, normalised = x[_INVERSE_M + lane], x[_NORMALISED + lane]
+        inverse_m = x[_INVERSE_M + lane]
         no_count = x[_M + lane] < _HALF
         correction = _CORRECTION[0] * inverse_m + _CORRECTION[1]
         correction = correction * inverse_m + _CORRECTION[2]
@@ -325,7 +329,7 @@ def _value(x: np.ndarray, value: np.ndarray, begin: int, count: int) -> None:
         correction = correction * inverse_m + _CORRECTION[4]
         correction = (correction * inverse_m + _CORRECTION[5]) * inverse_m
         exponent = x[_SAFE_Y + lane] if no_count else x[_DEVIANCE + lane] + correction
-        exponent = _HALF * normalised * normalised + exponent
+        exponent = x[_HALF_SQUARE + lane] + exponent
         total = x[_DOWN_SUM + lane] + x[_UP_SUM + lane] / x[_DENOMINATOR + lane]
         inverse_k = _ONE if no_count else inverse_m * (_ONE / _TWO_PI)
         x[_RESULT + lane] = _HALF * _logarithm(total * total * inverse_k * x[_SCALE + lane]) - exponent
@@ -383,8 +387,7 @@ def _first_derivatives(
 
 @_compiled
 def _load_sensor(
-    wide: np.ndarray,
-    row: int,
+    target: np.ndarray,
     source: np.ndarray,
     number: float,
     sizes: np.ndarray,
@@ -392,12 +395,11 @@ def _load_sensor(
     begin: int,
     count: int,
 ) -> None:
-    """A row of one sensor parameter: a map, or where that has no elements a number in double precision."""
+    """One sensor parameter: a map, or where that has no elements a number in double precision."""
     if source.size:
-        load_block(wide, row, source, sizes, strides, begin, count)
-        return
-    for lane in range(BLOCK):
-        wide[row + lane] = number
+        load_block(target, source, sizes, strides, begin, count)
+    else:
+        target[:] = number
 
 
 @_compiled
@@ -423,12 +425,12 @@ def evaluate_blocks(
         total *= size
     for begin in range(first * BLOCK, min(last * BLOCK, total), BLOCK):
         count = min(BLOCK, total - begin)
-        load_block(x, _Z, measured, sizes, strides[0], begin, count)
-        load_block(x, _Y, mean, sizes, strides[1], begin, count)
+        load_block(x[_Z : _Z + BLOCK], measured, sizes, strides[0], begin, count)
+        load_block(x[_Y : _Y + BLOCK], mean, sizes, strides[1], begin, count)
         if begin == first * BLOCK or not one_sensor:
-            _load_sensor(wide, _GAIN, maps[0], numbers[0], sizes, strides[2], begin, count)
-            _load_sensor(wide, _OFFSET, maps[1], numbers[1], sizes, strides[3], begin, count)
-            _load_sensor(wide, _STD, maps[2], numbers[2], sizes, strides[4], begin, count)
+            _load_sensor(wide[_GAIN : _GAIN + BLOCK], maps[0], numbers[0], sizes, strides[2], begin, count)
+            _load_sensor(wide[_OFFSET : _OFFSET + BLOCK], maps[1], numbers[1], sizes, strides[3], begin, count)
+            _load_sensor(wide[_STD : _STD + BLOCK], maps[2], numbers[2], sizes, strides[4], begin, count)
             _sensor(x, wide)
         least, hard, far = _start(x, wide)
         terms = math.ceil(_MARGIN + math.sqrt(_TWICE_LOG_TAIL / np.float64(_from_bits(least))))
