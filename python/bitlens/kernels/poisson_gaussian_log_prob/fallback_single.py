@@ -21,6 +21,7 @@ _GROUP = 2  # terms on either side for each pass over a block
 # electrons, the double path takes over: the product of 32 denominators must not overflow.
 _FARTHEST_START = np.float32(2.5)
 _LEAST_CURVATURE = np.float32(1 / 26)
+_STEEPEST_FALL = np.float32(6)  # of the first ratio downwards, or the expected count is what start + shift leave
 _MARGIN, _TWICE_LOG_TAIL = 1.2, 32.2  # terms = margin + sqrt(2 log(1e7) / curvature): share left out <= 4e-8
 _MOST_COUNTS = np.float32(1e6)  # beyond, a step of one electron is lost in rounding
 _LARGEST_RATIO = 8.0  # gain / read_std, so that exp(-a) is a normal number
@@ -200,7 +201,7 @@ def _start(x: np.ndarray, wide: np.ndarray) -> tuple[np.int32, np.int32, np.int3
         curvature = a + both * safe_m
         steepest = _ONE + _FARTHEST_START * curvature
         easy = good & (m <= _MOST_COUNTS) & (curvature > _LEAST_CURVATURE) & (exponent < 80.0)
-        easy = easy & (up <= steepest * (m + _ONE)) & (down * m <= steepest)
+        easy = easy & (up <= steepest * (m + _ONE)) & (down * m <= steepest) & (down * m <= _STEEPEST_FALL)
         easy = easy & (abs(normalised) < 1e15)
 
         hard_bits = _bits(_ZERO if easy else _ONE)
