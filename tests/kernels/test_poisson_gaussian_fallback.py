@@ -11,7 +11,7 @@ import torch
 from scipy.special import gammaln, xlogy
 from torch import Tensor
 
-from bitlens.kernels.poisson_gaussian_log_prob import fallback, fallback_single
+from bitlens.kernels.poisson_gaussian_log_prob import fallback, fallback_elementary, fallback_single
 
 EPS = float(np.finfo(np.float32).eps)
 
@@ -187,7 +187,9 @@ def test_the_stages_are_vectorised() -> None:
     """What makes the fallback fast: LLVM must turn the loops of every stage into operations on packs of floats."""
     block, wide = numba.float32[::1], numba.float64[::1]
     stages = {
-        fallback_single._start: (block, wide),
+        fallback_single._start: (block,),
+        fallback_single._residual: (block, wide),
+        fallback_single._ratios: (block,),
         fallback_single._sum: (block, numba.int64),
         fallback_single._sum_with_moments: (block, numba.int64),
         fallback_single._deviance: (block, numba.boolean),
@@ -195,6 +197,6 @@ def test_the_stages_are_vectorised() -> None:
         fallback_single._moments: (block,),
     }
     for stage, signature in stages.items():
-        compiled = numba.njit(signature, **fallback_single.OPTIONS)(stage.py_func)
+        compiled = numba.njit(signature, **fallback_elementary.OPTIONS)(stage.py_func)
         (text,) = compiled.inspect_llvm().values()
         assert any(f"<{lanes} x float>" in text for lanes in (4, 8, 16)), stage.py_func.__name__

@@ -11,10 +11,17 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba.core import types
-from numba.extending import intrinsic
 
 from bitlens.kernels.poisson_gaussian_log_prob.fallback_double import BLOCK, evaluate_element, load_block
+from bitlens.kernels.poisson_gaussian_log_prob.fallback_elementary import (
+    OPTIONS,
+    bits,
+    exponential,
+    exponential_of_double,
+    from_bits,
+    logarithm,
+    square_root,
+)
 
 _GROUP = 2  # terms on either side for each pass over a block
 # A sum starts at most so many electrons from its mode; further out, and where it is wider than 26 = 5.1^2
@@ -27,25 +34,9 @@ _MOST_COUNTS = np.float32(1e6)  # beyond, a step of one electron is lost in roun
 _LARGEST_RATIO = 8.0  # gain / read_std, so that exp(-a) is a normal number
 
 _ZERO, _HALF, _ONE, _TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
-_FOUR, _FIVE, _HUGE, _LARGEST_EXPONENT = np.float32(4), np.float32(5), np.float32(1e30), np.float32(80)
-_TINY, _TWO_PI = np.float32(1e-30), np.float32(2 * math.pi)
+_FIVE, _HUGE, _LARGEST_EXPONENT = np.float32(5), np.float32(1e30), np.float32(80)
+_TINY, _TWO_PI, _LARGEST_NORMALISED = np.float32(1e-30), np.float32(2 * math.pi), np.float32(1e15)
 _MAGIC = np.float32(12582912.0)  # 1.5 * 2^23: adding it rounds to an integer
-_LOG2_E, _LN2_HIGH, _LN2_LOW = np.float32(1.44269504088896341), np.float32(0.693359375), np.float32(-2.12194440e-4)
-_EXP = tuple(np.float32(c) for c in (1.3888889e-03, 8.3333333e-03, 4.1666667e-02, 1.6666667e-01))
-_LOG = tuple(
-    np.float32(c)
-    for c in (
-        7.0376836292e-2,
-        -1.1514610310e-1,
-        1.1676998740e-1,
-        -1.2420140846e-1,
-        1.4249322787e-1,
-        -1.6668057665e-1,
-        2.0000714765e-1,
-        -2.4999993993e-1,
-        3.3333331174e-1,
-    )
-)
 # atanh(v) / v - 1 as a minimax polynomial in v^2 (relative error 4e-9 to |v| = 1/2).
 _ATANH = tuple(
     np.float32(c) for c in (0.156587446, 0.0407138586, 0.0975708431, 0.110502348, 0.142883168, 0.199999588, 0.333333334)
@@ -56,90 +47,18 @@ _CORRECTION = tuple(
     for c in (-0.000336943526, 0.000828855641, 1.90160063e-05, -0.00278324005, 4.55557999e-07, 0.0833333232)
 )
 
-# Rows of the single-precision scratch array, 15 KiB: the sensor, the pixel, the sums.
+# Rows of the single-precision scratch array, 18 KiB: the sensor, the pixel, the sums.
 _A, _DECAY, _RATIO, _INVERSE_STD, _SCALE, _BAD, _Z, _Y = (BLOCK * i for i in range(8))
 _SAFE_Y, _M, _NORMALISED, _RISE, _INVERSE_M, _HARD, _DEVIANCE, _RESULT = (BLOCK * i for i in range(8, 16))
 _UP_FACTOR, _DOWN_FACTOR, _DENOMINATOR, _UP, _UP_SUM, _UP_SUM1, _UP_SUM2 = (BLOCK * i for i in range(16, 23))
 _DOWN, _DOWN_SUM, _DOWN_SUM1, _DOWN_SUM2, _SHIFT, _VARIANCE, _RESIDUAL = (BLOCK * i for i in range(23, 30))
-_INVERSE_GAIN, _HALF_SQUARE = BLOCK * 30, BLOCK * 31
-_ROWS = 32
+_INVERSE_GAIN, _NEAR_OFFSET, _HALF_SQUARE, _EXPONENT, _EXPONENT_REST = (BLOCK * i for i in range(30, 35))
+_ROWS = 35
 # Rows of the double-precision one, 5 KiB.
 _GAIN, _OFFSET, _STD, _DOUBLE_RATIO, _DOUBLE_INVERSE_STD = (BLOCK * i for i in range(5))
 _DOUBLE_ROWS = 5
 
-
-def _reinterpret(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
-
-
-@intrinsic
-def _bits(context: Any, value: Any) -> Any:
-    """The int32 of the same bits as a float32."""
-    return types.int32(types.float32), _reinterpret
-
-
-@intrinsic
-def _from_bits(context: Any, value: Any) -> Any:
-    """The float32 of the same bits as an int32."""
-    return types.float32(types.int32), _reinterpret
-
-
-@intrinsic
-def _square_root(context: Any, value: Any) -> Any:
-    """An instruction, where math.sqrt would call a function and end the vectorisation."""
-
-    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
-        return builder.call(builder.module.declare_intrinsic("llvm.sqrt", [arguments[0].type]), arguments)
-
-    return types.float32(types.float32), generate
-
-
-# Only products and sums may be fused; nothing is reordered, and not a number stays one.
-OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 _compiled = numba.njit(cache=True, **OPTIONS)
-
-
-@_compiled
-def _exponential(x: np.float32) -> np.float32:
-    """exp of |x| <= 80 (clamped there), as in simd_float.h."""
-    x = x if x > -_LARGEST_EXPONENT else -_LARGEST_EXPONENT
-    x = x if x < _LARGEST_EXPONENT else _LARGEST_EXPONENT
-    shifted = x * _LOG2_E + _MAGIC
-    n = shifted - _MAGIC
-    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
-    p = _EXP[0] * r + _EXP[1]
-    p = p * r + _EXP[2]
-    p = p * r + _EXP[3]
-    p = p * r + _HALF
-    p = p * r * r + r + _ONE
-    return p * _from_bits(np.int32((_bits(shifted) << 23) + (127 << 23)))
-
-
-@_compiled
-def _exponential_of_double(x: float) -> np.float32:
-    """exp in single precision of an argument whose rounding to it would be seen: 80 * 2^-24 is 40 units."""
-    high = np.float32(x)
-    return _exponential(high) * (_ONE + np.float32(x - np.float64(high)))
-
-
-@_compiled
-def _logarithm(x: np.float32) -> np.float32:
-    """log of a positive normal number, as in simd_float.h."""
-    bits = _bits(x)
-    exponent_bits = (bits - 0x3F3504F3) >> 23  # mantissa in [sqrt(1/2), sqrt(2))
-    f = _from_bits(np.int32(bits - (exponent_bits << 23))) - _ONE
-    exponent = np.float32(np.int32(exponent_bits))
-    p = _LOG[0] * f + _LOG[1]
-    p = p * f + _LOG[2]
-    p = p * f + _LOG[3]
-    p = p * f + _LOG[4]
-    p = p * f + _LOG[5]
-    p = p * f + _LOG[6]
-    p = p * f + _LOG[7]
-    p = p * f + _LOG[8]
-    square = f * f
-    small = p * f * square + exponent * _LN2_LOW - _HALF * square
-    return f + small + exponent * _LN2_HIGH
 
 
 @_compiled
@@ -154,44 +73,62 @@ def _sensor(x: np.ndarray, wide: np.ndarray) -> None:
         wide[_DOUBLE_RATIO + lane] = ratio
         wide[_DOUBLE_INVERSE_STD + lane] = 1.0 / safe_std
         x[_INVERSE_GAIN + lane] = np.float32(1.0 / safe_gain)
+        x[_NEAR_OFFSET + lane] = np.float32(offset)
         x[_RATIO + lane] = np.float32(ratio)
         x[_A + lane] = np.float32(ratio * ratio)
-        x[_DECAY + lane] = _exponential_of_double(-(ratio * ratio))
+        x[_DECAY + lane] = exponential_of_double(-(ratio * ratio))
         x[_INVERSE_STD + lane] = np.float32(1.0 / safe_std)
         x[_SCALE + lane] = np.float32(1.0 / (safe_std * safe_std * (2 * math.pi)))
         x[_BAD + lane] = _ZERO if good else _ONE
 
 
 @_compiled
-def _start(x: np.ndarray, wide: np.ndarray) -> tuple[np.int32, np.int32, np.int32]:
-    """Where the sum starts and its first ratios; bits of the least curvature, whether a lane is hard, or far."""
-    least = np.int32(0x7F000000)
-    any_hard = np.int32(0)
-    any_far = np.int32(0)
+def _start(x: np.ndarray) -> None:
+    """The count where the sum starts: log(k / y) ~ 2 (k - y) / (k + y) makes the equation of the mode quadratic."""
     for lane in range(BLOCK):
-        a = x[_A + lane]
-        y_given, z_given = x[_Y + lane], x[_Z + lane]
-        good = (x[_BAD + lane] < _HALF) & (y_given < _MOST_COUNTS) & (abs(z_given) < _HUGE)
-        good = good & ((y_given == _ZERO) | (y_given > _TINY))
-        y = y_given if good else _ONE
-        signal = (np.float64(z_given) if good else 0.0) - wide[_OFFSET + lane]
-
-        # log(k / y) ~ 2 (k - y) / (k + y) turns the equation of the mode into a quadratic one.
-        c = np.float32(signal) * x[_INVERSE_GAIN + lane]
+        a, y, z = x[_A + lane], x[_Y + lane], x[_Z + lane]
+        good = (x[_BAD + lane] < _HALF) & (y < _MOST_COUNTS) & (abs(z) < _HUGE) & ((y == _ZERO) | (y > _TINY))
+        y = y if good else _ONE
+        c = (z - x[_NEAR_OFFSET + lane]) * x[_INVERSE_GAIN + lane]
         b = a * (c - y) - _TWO
         p = _TWO + a * c
         p = p if p > _ZERO else _ZERO
         twice_py = (y + y) * p
-        root = _square_root(b * b + (a + a) * twice_py)
+        root = square_root(b * b + (a + a) * twice_py)
         negative = b < _ZERO
         k = (twice_py if negative else b + root) / (root - b if negative else a + a)
         k = k if y > _ZERO else _ZERO
         k = k if k < _TWO * _MOST_COUNTS else _TWO * _MOST_COUNTS
-        m = (k + _MAGIC) - _MAGIC
+        x[_SAFE_Y + lane] = y
+        x[_M + lane] = (k + _MAGIC) - _MAGIC
+        x[_HARD + lane] = _ZERO if good else _ONE
 
-        normalised = (signal - wide[_GAIN + lane] * np.float64(m)) * wide[_DOUBLE_INVERSE_STD + lane]
-        exponent = wide[_DOUBLE_RATIO + lane] * (normalised - 0.5 * wide[_DOUBLE_RATIO + lane])
-        rise = _exponential_of_double(exponent)
+
+@_compiled
+def _residual(x: np.ndarray, wide: np.ndarray) -> None:
+    """(z - offset - gain m) / read_std, half its square and log(rise) = its share of the ratios, from doubles."""
+    for lane in range(BLOCK):
+        ratio = wide[_DOUBLE_RATIO + lane]
+        signal = np.float64(x[_Z + lane]) - wide[_OFFSET + lane]
+        normalised = (signal - wide[_GAIN + lane] * np.float64(x[_M + lane])) * wide[_DOUBLE_INVERSE_STD + lane]
+        exponent = ratio * (normalised - 0.5 * ratio)
+        high = np.float32(exponent)
+        x[_NORMALISED + lane] = np.float32(normalised)
+        # Squared before it is rounded: where read_std is small, log(read_std) takes most of it away again.
+        x[_HALF_SQUARE + lane] = np.float32(0.5 * normalised * normalised)
+        x[_EXPONENT + lane] = high
+        x[_EXPONENT_REST + lane] = np.float32(exponent - np.float64(high))
+
+
+@_compiled
+def _ratios(x: np.ndarray) -> tuple[np.int32, np.int32, np.int32]:
+    """The first ratios of the sum; bits of the least curvature, of whether a lane is hard, or far from its mean."""
+    least = np.int32(0x7F000000)
+    any_hard = np.int32(0)
+    any_far = np.int32(0)
+    for lane in range(BLOCK):
+        a, y, m = x[_A + lane], x[_SAFE_Y + lane], x[_M + lane]
+        rise = exponential(x[_EXPONENT + lane]) * (_ONE + x[_EXPONENT_REST + lane])
         up = y * rise
         down = x[_DECAY + lane] / (up if up > _TINY else _TINY)
         safe_m = m if m > _ONE else _ONE
@@ -200,22 +137,17 @@ def _start(x: np.ndarray, wide: np.ndarray) -> tuple[np.int32, np.int32, np.int3
         inverse_m = both * m5
         curvature = a + both * safe_m
         steepest = _ONE + _FARTHEST_START * curvature
-        easy = good & (m <= _MOST_COUNTS) & (curvature > _LEAST_CURVATURE) & (exponent < 80.0)
+        easy = (x[_HARD + lane] < _HALF) & (m <= _MOST_COUNTS) & (curvature > _LEAST_CURVATURE)
+        easy = easy & (x[_EXPONENT + lane] < _LARGEST_EXPONENT) & (abs(x[_NORMALISED + lane]) < _LARGEST_NORMALISED)
         easy = easy & (up <= steepest * (m + _ONE)) & (down * m <= steepest) & (down * m <= _STEEPEST_FALL)
-        easy = easy & (abs(normalised) < 1e15)
 
-        hard_bits = _bits(_ZERO if easy else _ONE)
+        hard_bits = bits(_ZERO if easy else _ONE)
         any_hard = any_hard if any_hard > hard_bits else hard_bits
-        bits = _bits(curvature if easy else _HUGE)
-        least = least if least < bits else bits
-        far_bits = _bits(abs(safe_m - y) - _HALF * (safe_m + y))
+        curvature_bits = bits(curvature if easy else _HUGE)
+        least = least if least < curvature_bits else curvature_bits
+        far_bits = bits(abs(safe_m - y) - _HALF * (safe_m + y))
         any_far = any_far if any_far > far_bits else far_bits
         x[_HARD + lane] = _ZERO if easy else _ONE
-        x[_SAFE_Y + lane] = y
-        x[_M + lane] = m
-        x[_NORMALISED + lane] = np.float32(normalised)
-        # Squared before it is rounded: where read_std is small, log(read_std) takes most of it away again.
-        x[_HALF_SQUARE + lane] = np.float32(0.5 * normalised * normalised)
         x[_RISE + lane] = rise
         x[_INVERSE_M + lane] = inverse_m
         x[_UP_FACTOR + lane] = up * inverse_m if easy else _ZERO
@@ -308,7 +240,7 @@ def _deviance(x: np.ndarray, far: bool) -> None:
     for lane in range(BLOCK):
         m, y = x[_M + lane], x[_SAFE_Y + lane]
         k = m if m > _ONE else _ONE
-        by_log = k * _logarithm(k / (y if y > _TINY else _TINY)) + (y - k)
+        by_log = k * logarithm(k / (y if y > _TINY else _TINY)) + (y - k)
         x[_DEVIANCE + lane] = by_log if abs(k - y) > _HALF * (k + y) else x[_DEVIANCE + lane]
 
 
@@ -333,7 +265,7 @@ def _value(x: np.ndarray, value: np.ndarray, begin: int, count: int) -> None:
         exponent = x[_HALF_SQUARE + lane] + exponent
         total = x[_DOWN_SUM + lane] + x[_UP_SUM + lane] / x[_DENOMINATOR + lane]
         inverse_k = _ONE if no_count else inverse_m * (_ONE / _TWO_PI)
-        x[_RESULT + lane] = _HALF * _logarithm(total * total * inverse_k * x[_SCALE + lane]) - exponent
+        x[_RESULT + lane] = _HALF * logarithm(total * total * inverse_k * x[_SCALE + lane]) - exponent
     _store(x, value, begin, count)
 
 
@@ -433,8 +365,10 @@ def evaluate_blocks(
             _load_sensor(wide[_OFFSET : _OFFSET + BLOCK], maps[1], numbers[1], sizes, strides[3], begin, count)
             _load_sensor(wide[_STD : _STD + BLOCK], maps[2], numbers[2], sizes, strides[4], begin, count)
             _sensor(x, wide)
-        least, hard, far = _start(x, wide)
-        terms = math.ceil(_MARGIN + math.sqrt(_TWICE_LOG_TAIL / np.float64(_from_bits(least))))
+        _start(x)
+        _residual(x, wide)
+        least, hard, far = _ratios(x)
+        terms = math.ceil(_MARGIN + math.sqrt(_TWICE_LOG_TAIL / np.float64(from_bits(least))))
         if derivatives:
             _sum_with_moments(x, terms)
         else:
