@@ -17,7 +17,7 @@ namespace poisson_gaussian_log_prob_pairs {
 constexpr int kRows = 64;        // rows of a tile
 constexpr int kCurveTaps = 12;   // nodes of the curve that one entry of a table is interpolated from
 constexpr int kCurveMargin = 28;  // entries of a curve besides its range: half a stencil and the overhang of packs
-constexpr int kMostNodes = 1024;
+constexpr int kMostNodes = 2048;
 
 // Accuracy of an interpolated score, relative to max(1, |score|) of a pixel: 1e-7 for float and 1e-12 for double. The
 // derivatives of G are below 2 (order - 1)! / pi^order times max(1, s^2), hence the spacing, in log mean.
@@ -26,18 +26,20 @@ struct Interpolation;
 template <>
 struct Interpolation<float> {
   static constexpr int kTaps = 6;
-  static constexpr int kGroup = 8;  // pixels added up in T before the sum goes to double
+  static constexpr int kGroup = 4;  // pixels added up in T before the sum goes to double
   static constexpr double kStep = 0.2;
   static constexpr double kSpreads = 8.0;  // longest step in standard deviations of a count: rounding of far nodes
   static constexpr double kLargest = 1e8;  // largest G whose cancellation against z^2 / (2 s^2) is harmless
+  static constexpr double kMostLog = 27.0;  // of a mean whose rounded node is near enough to its place
 };
 template <>
 struct Interpolation<double> {
   static constexpr int kTaps = 12;
   static constexpr int kGroup = 4;
   static constexpr double kStep = 0.125;
-  static constexpr double kSpreads = 1e9;
+  static constexpr double kSpreads = 5.0;
   static constexpr double kLargest = 4e3;
+  static constexpr double kMostLog = 14.0;
 };
 
 enum Kind : int {

@@ -105,7 +105,8 @@ void choose_table(const Arguments<T>& arguments, Pixel* pixel, double step, doub
   }
   pixel->step = step;
   const double span = (pixel->most_log - pixel->least_log) / step;
-  if (!(span < kMostNodes - Interpolation<T>::kTaps - 2) || pixel->largest_signal > 1e12 || pixel->most_log > 27.0) {
+  if (!(span < kMostNodes - Interpolation<T>::kTaps - 2) || pixel->largest_signal > 1e12 ||
+      pixel->most_log > Interpolation<T>::kMostLog) {
     return;
   }
   pixel->first_log = pixel->least_log - (Interpolation<T>::kTaps / 2 - 1) * step;

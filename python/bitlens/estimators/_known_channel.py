@@ -12,11 +12,14 @@ from torch import Tensor
 from bitlens import ops
 from bitlens.estimators._inputs import Groups
 from bitlens.noise import NoiseModel, ScoreFeatures
-from bitlens.noise._abilities import HasFeatures
+from bitlens.noise._abilities import HasFeatures, HasPairs
+from bitlens.noise._pairs import log_prob_pairs
 
-# Pairs times pixels up to which likelihoods that are not bilinear are evaluated one by one.
-_MAX_EXACT_EVALUATIONS = 30_000_000
-_CHUNK_EVALUATIONS = 2_000_000
+# Pairs times pixels up to which likelihoods that are not bilinear are used: about a minute on two cores for a model
+# that has all pairs at once (Poisson-Gaussian, to 5e8 a second in float64), and for one evaluated pair by pair.
+_MAX_PAIR_EVALUATIONS = 6_000_000_000
+_MAX_EXACT_EVALUATIONS = 500_000_000
+_CHUNK_PAIRS = 8_000_000
 
 
 class KnownChannel(NamedTuple):
@@ -34,12 +37,13 @@ class KnownChannel(NamedTuple):
 
 
 def known_channel(measured: Tensor, mean: Tensor, noise: NoiseModel, groups: Groups) -> KnownChannel | None:
-    """The scores of a channel through the bilinear kernel, or one by one where that is exact and affordable.
+    """The scores of a channel through the bilinear kernel, or all likelihoods where that is exact and affordable.
 
     Returns None where the likelihood has no bilinear form and there are too many pairs.
     """
     features = noise.score_features(measured, mean) if isinstance(noise, HasFeatures) else None
-    affordable = measured.shape[0] * measured.numel() <= _MAX_EXACT_EVALUATIONS
+    limit = _MAX_PAIR_EVALUATIONS if isinstance(noise, HasPairs) else _MAX_EXACT_EVALUATIONS
+    affordable = measured.shape[0] * measured.numel() <= limit
     if features is not None and (features.exact or not affordable):
         return _from_features(features, groups)
     return _from_likelihood(measured, mean, noise, groups) if affordable else None
@@ -92,10 +96,10 @@ def _logsumexp_outside(query: Tensor, key: Tensor, query_bias: Tensor, key_bias:
 
 def _from_likelihood(measured: Tensor, mean: Tensor, noise: NoiseModel, groups: Groups) -> KnownChannel:
     n_samples = measured.shape[0]
-    chunk = max(1, _CHUNK_EVALUATIONS // mean.numel())
+    chunk = max(1, _CHUNK_PAIRS // n_samples)
 
     def outside_scores(rows: slice) -> tuple[Tensor, Tensor]:
-        scores = noise.log_prob(measured[rows, None], mean[None]).flatten(2).sum(2)
+        scores = log_prob_pairs(noise, measured[rows], mean)
         same = groups.labels[rows, None] == groups.labels[None, :]
         return scores.masked_fill(same, -torch.inf), scores
 

@@ -64,9 +64,7 @@ def scores(inputs: Sequence[Tensor], threads: int) -> Tensor:
     """(n, pixels), (m, pixels) and three float64 (pixels,) -> (n, m)."""
     arrays = [tensor.numpy() for tensor in inputs]
     output = np.empty((arrays[0].shape[0], arrays[1].shape[0]), dtype=arrays[0].dtype)
-    _fallback.in_threads(
-        lambda begin, end: _score_rows(*arrays, output, begin, end), arrays[0].shape[0], 4, threads
-    )
+    _fallback.in_threads(lambda begin, end: _score_rows(*arrays, output, begin, end), arrays[0].shape[0], 4, threads)
     return torch.from_numpy(output)
 
 

@@ -155,9 +155,7 @@ def _gradient_forward(tensors: Any, options: Any, needs: Any) -> tuple[tuple[Ten
 
             parts.append(fallback.gradients(inputs, weight, flags, threads))
         else:
-            parts.append(
-                _compiled.poisson_gaussian_log_prob_pairs_gradients(backend, inputs, weight, flags, threads)
-            )
+            parts.append(_compiled.poisson_gaussian_log_prob_pairs_gradients(backend, inputs, weight, flags, threads))
     results = []
     for i, (tensor, shape) in enumerate(zip(tensors, _gradient_shapes(tensors, wanted), strict=False)):
         found = [part[i] for part in parts]
