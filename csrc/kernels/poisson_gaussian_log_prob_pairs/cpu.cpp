@@ -59,12 +59,13 @@ BITLENS_FUNCTION void add_group(const Plan<T>& plan, std::int64_t columns, const
 
 template <class T>
 BITLENS_FUNCTION void add_directly(const Arguments<T>& arguments, const Pixel& pixel, std::int64_t p,
-                                   const Rows<T>& rows, std::int64_t begin, std::int64_t end, double* sums) {
+                                   const Rows<T>& rows, std::int64_t n_rows, std::int64_t begin, std::int64_t end,
+                                   double* sums) {
   const Pack g = spread(pixel.gain), o = spread(pixel.offset), s = spread(pixel.read_std);
   for (std::int64_t j = begin; j < end; ++j) {
     const Pack mean = spread(static_cast<double>(arguments.mean[j * arguments.pixels + p]));
     double* sum = sums + (j - begin) * kRows;
-    for (int i = 0; i < kRows; i += kWidth) {
+    for (std::int64_t i = 0; i < n_rows; i += kWidth) {
       Pack z;
       for (int lane = 0; lane < kWidth; ++lane) z[lane] = static_cast<double>(rows.measured[i + lane]);
       store(sum + i, load<Pack>(sum + i) + formula::evaluate<0, Pack>(z, mean, g, o, s).value);
@@ -72,8 +73,9 @@ BITLENS_FUNCTION void add_directly(const Arguments<T>& arguments, const Pixel& p
   }
 }
 
-// Scores of up to kRows rows and any columns into sums [column_end - column_begin][kRows]; the order of every sum
-// depends on the pixels alone.
+// Scores of up to kRows rows and any columns into sums [column_end - column_begin][kRows]. A score is the same bits in
+// whatever tile it is computed: its sum runs over the pixels in their order. A pass that needs no score matrix, only
+// what becomes of its rows and columns, can go over these tiles one by one.
 template <class T>
 BITLENS_FUNCTION void score_tile(const Arguments<T>& arguments, const Plan<T>& plan, std::int64_t row_begin,
                                  std::int64_t row_end, std::int64_t column_begin, std::int64_t column_end, T* scratch,
@@ -91,7 +93,7 @@ BITLENS_FUNCTION void score_tile(const Arguments<T>& arguments, const Plan<T>& p
       const Pixel& pixel = plan.pixels[p];
       load_rows(arguments, pixel, p, row_begin, row_end, &rows);
       if (pixel.kind == kDirect) {
-        add_directly(arguments, pixel, p, rows, column_begin, column_end, sums);
+        add_directly(arguments, pixel, p, rows, row_end - row_begin, column_begin, column_end, sums);
         continue;
       }
       members[count] = p;
@@ -377,19 +379,20 @@ void all_scores(const Arguments<T>& arguments, T* output, int threads) {
   const auto tile = score_tile_for(static_cast<T*>(nullptr));
   const std::int64_t scratch_size =
       Interpolation<T>::kGroup * (Interpolation<T>::kTaps * kColumns + (owned.most_nodes() + 1) * kRows);
-  parallel_for(arguments.rows, kRows, threads, [&](std::int64_t begin, std::int64_t end) {
+  const std::int64_t row_tiles = (arguments.rows + kRows - 1) / kRows;
+  const std::int64_t column_tiles = (arguments.columns + kColumnBlock - 1) / kColumnBlock;
+  parallel_for(row_tiles * column_tiles, 1, threads, [&](std::int64_t begin, std::int64_t end) {
     std::vector<T> scratch(scratch_size);
     std::vector<double> sums(kRows * std::min(kColumnBlock, arguments.columns));
-    for (std::int64_t row = begin; row < end; row += kRows) {
-      const std::int64_t row_end = std::min(row + kRows, end);
-      for (std::int64_t column = 0; column < arguments.columns; column += kColumnBlock) {
-        const std::int64_t column_end = std::min(column + kColumnBlock, arguments.columns);
-        tile(arguments, plan, row, row_end, column, column_end, scratch.data(), sums.data());
-        for (std::int64_t i = row; i < row_end; ++i) {
-          T* target = output + i * arguments.columns;
-          const double* source = sums.data() + (i - row);
-          for (std::int64_t j = column; j < column_end; ++j) target[j] = static_cast<T>(source[(j - column) * kRows]);
-        }
+    for (std::int64_t at = begin; at < end; ++at) {
+      const std::int64_t row = at / column_tiles * kRows, column = at % column_tiles * kColumnBlock;
+      const std::int64_t row_end = std::min(row + kRows, arguments.rows);
+      const std::int64_t column_end = std::min(column + kColumnBlock, arguments.columns);
+      tile(arguments, plan, row, row_end, column, column_end, scratch.data(), sums.data());
+      for (std::int64_t i = row; i < row_end; ++i) {
+        T* target = output + i * arguments.columns;
+        const double* source = sums.data() + (i - row);
+        for (std::int64_t j = column; j < column_end; ++j) target[j] = static_cast<T>(source[(j - column) * kRows]);
       }
     }
   });

@@ -21,8 +21,8 @@ struct OwnedPlan {
 
 // Nanoseconds, measured on one AVX-512 core: what a choice between table and direct evaluation rests on.
 constexpr double kDirectCost = 60.0;  // of one likelihood in double precision
-constexpr double kEntryCost = 4.0;    // of one table entry from the curve
-constexpr double kPairCost = 0.6;     // of one interpolated pair
+constexpr double kEntryCost = 1.5;    // of one table entry from the curve
+constexpr double kPairCost = 1.0;     // of one interpolated pair: 0.4 in float, 1.5 in double
 
 // Below a mean of exp(-kDarkest) times the likelihood ratio of one photon to none, a mean is none to 1e-20.
 constexpr double kDarkest = 46.0;
@@ -111,8 +111,9 @@ void choose_table(const Arguments<T>& arguments, Pixel* pixel, double step, doub
   }
   pixel->first_log = pixel->least_log - (Interpolation<T>::kTaps / 2 - 1) * step;
   pixel->nodes = static_cast<std::int64_t>(span) + Interpolation<T>::kTaps + 1;
-  const double nodes = static_cast<double>(pixel->nodes), rows = static_cast<double>(arguments.rows);
-  const double pairs = rows * static_cast<double>(arguments.columns);
+  // Tables are made for whole tiles.
+  const double nodes = static_cast<double>(pixel->nodes), columns = static_cast<double>(arguments.columns);
+  const double rows = static_cast<double>((arguments.rows + kRows - 1) / kRows * kRows);
   pixel->first_t = pixel->least_x + pixel->first_log - (kCurveTaps / 2) * step;
   const double curve_size = std::ceil((pixel->most_x - pixel->least_x) / step) + nodes + kCurveMargin;
 
@@ -120,9 +121,9 @@ void choose_table(const Arguments<T>& arguments, Pixel* pixel, double step, doub
                        pixel->inverse_variance;
   const double largest = count + 0.5 * count * count * pixel->inverse_variance +
                          0.5 * pixel->largest_signal * pixel->largest_signal * pixel->inverse_variance;
-  const double by_curve = curve_size / sharing * kDirectCost + rows * nodes * kEntryCost + pairs * kPairCost;
-  const double exactly = rows * nodes * kDirectCost + pairs * kPairCost;
-  const double direct = pairs * kDirectCost;
+  const double by_curve = curve_size / sharing * kDirectCost + rows * (nodes * kEntryCost + columns * kPairCost);
+  const double exactly = rows * (nodes * kDirectCost + columns * kPairCost);
+  const double direct = static_cast<double>(arguments.rows) * columns * kDirectCost;
   if (largest <= Interpolation<T>::kLargest && curve_size < 1e7 && by_curve <= std::min(exactly, direct)) {
     pixel->kind = kCurve;
     pixel->curve_size = static_cast<std::int64_t>(curve_size);

@@ -15,11 +15,12 @@ from bitlens.noise import NoiseModel, ScoreFeatures
 from bitlens.noise._abilities import HasFeatures, HasPairs
 from bitlens.noise._pairs import log_prob_pairs
 
-# Pairs times pixels up to which likelihoods that are not bilinear are used: about a minute on two cores for a model
-# that has all pairs at once (Poisson-Gaussian, to 5e8 a second in float64), and for one evaluated pair by pair.
-_MAX_PAIR_EVALUATIONS = 6_000_000_000
+# Pairs times pixels up to which likelihoods that are not bilinear are used, by time on two cores. Poisson-Gaussian
+# noise, which has all pairs at once: 8 s for means of some 10 electrons, a minute for means of some 1e5. Likelihoods
+# evaluated pair by pair: a minute when each takes 60 ns.
+_MAX_PAIR_EVALUATIONS = 4_500_000_000
 _MAX_EXACT_EVALUATIONS = 500_000_000
-_CHUNK_PAIRS = 8_000_000
+_CHUNK_PAIRS = 8_000_000  # up to this many the scores are kept, beyond they are computed a second time
 
 
 class KnownChannel(NamedTuple):
@@ -104,16 +105,18 @@ def _from_likelihood(measured: Tensor, mean: Tensor, noise: NoiseModel, groups: 
         return scores.masked_fill(same, -torch.inf), scores
 
     slices = [slice(begin, min(begin + chunk, n_samples)) for begin in range(0, n_samples, chunk)]
+    kept = outside_scores(slices[0]) if len(slices) == 1 else None
     positive, outside = measured.new_empty(n_samples), measured.new_empty(n_samples)
     for rows in slices:
-        negatives, scores = outside_scores(rows)
+        negatives, scores = kept or outside_scores(rows)
         positive[rows] = scores.diagonal(rows.start)
         outside[rows] = torch.logsumexp(negatives, 1)
 
     def column_shares(weight: Tensor) -> Tensor:
         total = torch.zeros_like(weight)
         for rows in slices:
-            total += (weight[rows, None] * torch.exp(outside_scores(rows)[0] - outside[rows, None])).sum(0)
+            negatives, _ = kept or outside_scores(rows)
+            total += (weight[rows, None] * torch.exp(negatives - outside[rows, None])).sum(0)
         return total
 
     n_outside = n_samples - torch.bincount(groups.labels)[groups.labels]

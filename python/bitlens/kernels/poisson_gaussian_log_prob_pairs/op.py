@@ -163,7 +163,7 @@ def _gradient_forward(tensors: Any, options: Any, needs: Any) -> tuple[tuple[Ten
             results.append(tensor.new_empty(shape))
         else:
             results.append(torch.stack(found).reshape(shape) if batch else found[0])  # type: ignore[arg-type]
-    return tuple(results), None  # type: ignore[arg-type]
+    return tuple(results), None
 
 
 def _gradient_fake(tensors: Any, options: Any) -> tuple[Tensor, ...]:
