@@ -62,6 +62,21 @@ BITLENS_FUNCTION void add_directly(const Arguments<T>& arguments, const Pixel& p
                                    const Rows<T>& rows, std::int64_t n_rows, std::int64_t begin, std::int64_t end,
                                    double* sums) {
   const Pack g = spread(pixel.gain), o = spread(pixel.offset), s = spread(pixel.read_std);
+  if (n_rows < kWidth) {  // a pack of columns: one of rows would be mostly empty
+    for (std::int64_t j = begin; j < end; j += kWidth) {
+      const int left = static_cast<int>(end - j < kWidth ? end - j : kWidth);
+      Pack mean;
+      for (int lane = 0; lane < kWidth; ++lane) {
+        mean[lane] = static_cast<double>(arguments.mean[(j + (lane < left ? lane : 0)) * arguments.pixels + p]);
+      }
+      for (std::int64_t i = 0; i < n_rows; ++i) {
+        const Pack z = spread(static_cast<double>(rows.measured[i]));
+        const Pack value = formula::evaluate<0, Pack>(z, mean, g, o, s).value;
+        for (int lane = 0; lane < left; ++lane) sums[(j - begin + lane) * kRows + i] += value[lane];
+      }
+    }
+    return;
+  }
   for (std::int64_t j = begin; j < end; ++j) {
     const Pack mean = spread(static_cast<double>(arguments.mean[j * arguments.pixels + p]));
     double* sum = sums + (j - begin) * kRows;
@@ -73,9 +88,9 @@ BITLENS_FUNCTION void add_directly(const Arguments<T>& arguments, const Pixel& p
   }
 }
 
-// Scores of up to kRows rows and any columns into sums [column_end - column_begin][kRows]. A score is the same bits in
-// whatever tile it is computed: its sum runs over the pixels in their order. A pass that needs no score matrix, only
-// what becomes of its rows and columns, can go over these tiles one by one.
+// Scores of up to kRows rows and any columns into sums [column_end - column_begin][kRows]; whatever the tile, a sum
+// runs over the pixels in their order. A pass that needs no score matrix, only what becomes of its rows and columns,
+// can go over these tiles one by one.
 template <class T>
 BITLENS_FUNCTION void score_tile(const Arguments<T>& arguments, const Plan<T>& plan, std::int64_t row_begin,
                                  std::int64_t row_end, std::int64_t column_begin, std::int64_t column_end, T* scratch,
