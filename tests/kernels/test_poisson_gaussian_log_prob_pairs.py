@@ -45,8 +45,8 @@ def inputs(n: int, m: int, pixels: tuple[int, ...], maps: bool = True, faintest:
 # Few pairs are evaluated one by one, many through tables. As in the elementwise kernel, derivatives in gain and
 # read_std are sums of terms some thousand times their result, and here of some thousand pairs besides.
 FEW = Case(call, inputs(3, 4, (2, 3)), float64_tolerance=1e-11)
-MANY = Case(call, inputs(66, 50, (2, 1)), float64_tolerance=1e-10)
-ONE_SENSOR = Case(call, inputs(66, 50, (3,), maps=False), float64_tolerance=1e-10)
+MANY = Case(call, inputs(44, 34, (2, 1)), float64_tolerance=1e-10)
+ONE_SENSOR = Case(call, inputs(66, 34, (2,), maps=False), float64_tolerance=1e-10)
 
 
 @pytest.mark.parametrize("dtype", contract.DTYPES)
@@ -62,7 +62,7 @@ def test_gradcheck(backend: str) -> None:
 
 
 def test_gradcheck_of_tables() -> None:
-    contract.check_gradcheck(Case(call, inputs(40, 45, (1,))), "cpu", second=False)
+    contract.check_gradcheck(Case(call, inputs(36, 34, (1,))), "cpu", second=False)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -213,7 +213,7 @@ def test_numbers_of_the_sensor_keep_double_precision(backend: str) -> None:
 @pytest.mark.parametrize("backend", (*BACKENDS, "reference"))
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_not_finite_gives_nan_only_where_it_touches(backend: str, bad: float) -> None:
-    for n, m in ((3, 4), (70, 60)):
+    for n, m in ((3, 4), (70, 60))[: 1 if backend == "reference" else 2]:
         measured, mean, *sensor = inputs(n, m, (2,))(torch.float64, contract.generator())
         measured[2, 1] = bad
         mean[1, 0] = bad
@@ -230,7 +230,7 @@ def test_not_finite_gives_nan_only_where_it_touches(backend: str, bad: float) ->
 
 @pytest.mark.parametrize("backend", (*BACKENDS, "reference"))
 def test_outside_the_domain_is_nan(backend: str) -> None:
-    for n, m in ((2, 3), (60, 50)):
+    for n, m in ((2, 3), (60, 50))[: 1 if backend == "reference" else 2]:
         measured, mean = torch.ones(n, 2, dtype=torch.float64), torch.ones(m, 2, dtype=torch.float64)
         negative = mean.clone()
         negative[1, 1] = -1e-9
@@ -276,8 +276,8 @@ def test_empty_and_single(backend: str) -> None:
 def test_one_long_reduction() -> None:
     """65,537 pixels in single precision: the sum is carried in double."""
     generator = contract.generator()
-    mean = 5 + torch.rand(40, 65_537, generator=generator)
-    measured = torch.poisson(mean[:30], generator=generator)
+    mean = 5 + torch.rand(24, 65_537, generator=generator)
+    measured = torch.poisson(mean[:20], generator=generator)
     with ops.use_backend("cpu"):
         ours = ops.poisson_gaussian_log_prob_pairs(measured, mean, read_std=1.0)
         truth = ops.poisson_gaussian_log_prob_pairs(measured[:3].double(), mean.double(), read_std=1.0)
