@@ -112,6 +112,22 @@ BITLENS_FUNCTION FloatPack exponential(FloatPack x) {
   return p * (FloatPack)(((FloatMask)shifted << 23) + (127 << 23));
 }
 
+// exp of x <= 80 that is 0 below -87 and NaN where x is.
+BITLENS_FUNCTION FloatPack exponential_or_zero(FloatPack x) {
+  const FloatPack clamped = maximum(broadcast((FloatPack*)0, -87.0f), x);  // a NaN on the right stays
+  const FloatPack magic = broadcast((FloatPack*)0, 12582912.0f);
+  const FloatPack shifted = clamped * 1.44269504088896341f + magic;
+  const FloatPack n = shifted - magic;
+  const FloatPack r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
+  FloatPack p = 1.3888889e-03f * r + 8.3333333e-03f;
+  p = p * r + 4.1666667e-02f;
+  p = p * r + 1.6666667e-01f;
+  p = p * r + 0.5f;
+  p = p * r * r + r + 1.0f;
+  const FloatPack result = p * (FloatPack)(((FloatMask)shifted << 23) + (127 << 23));
+  return x < -87.0f ? broadcast((FloatPack*)0, 0.0f) : result;
+}
+
 // log of a positive normal number as the exact product of a whole number and the leading digits of log 2, and the rest.
 BITLENS_FUNCTION FloatPack logarithm_parts(FloatPack x, FloatPack& rest) {
   const FloatMask bits = (FloatMask)x;

@@ -19,6 +19,7 @@ namespace {
 
 using namespace ::bitlens::BITLENS_ISA::infonce;
 using Pack = ::bitlens::BITLENS_ISA::Pack;
+using FloatPack = ::bitlens::BITLENS_ISA::FloatPack;
 using ::bitlens::BITLENS_ISA::any;
 using ::bitlens::BITLENS_ISA::exponential;
 using ::bitlens::BITLENS_ISA::logarithm;
@@ -38,12 +39,36 @@ BITLENS_FUNCTION Range slab_range(std::int64_t slab, std::int64_t per_slab, std:
   return {begin, begin + per_slab < count ? begin + per_slab : count};
 }
 
-BITLENS_FUNCTION Pack constant(double x) { return ::bitlens::BITLENS_ISA::broadcast((Pack*)0, x); }
+template <class T>
+using PackOf = typename Lanes<T>::Pack;
 
-BITLENS_FUNCTION double sum_of_lanes(Pack pack) {
-  double sum = pack[0];
-  for (int lane = 1; lane < kWidth; ++lane) sum += pack[lane];
-  return sum;
+template <class T>
+BITLENS_FUNCTION PackOf<T> constant(T x) {
+  return x - PackOf<T>{};
+}
+
+// exp of a score less its reference.
+BITLENS_FUNCTION Pack exp_of_score(Pack x) { return exponential(x); }
+BITLENS_FUNCTION FloatPack exp_of_score(FloatPack x) { return ::bitlens::BITLENS_ISA::exponential_or_zero(x); }
+
+// Halves are added, and then their halves.
+template <class T>
+BITLENS_FUNCTION T sum_of_lanes(PackOf<T> pack) {
+  T lanes[Lanes<T>::width];
+  store(lanes, pack);
+  for (int half = Lanes<T>::width / 2; half > 0; half /= 2) {
+    for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+  }
+  return lanes[0];
+}
+template <class T>
+BITLENS_FUNCTION T largest_of_lanes(PackOf<T> pack) {
+  T lanes[Lanes<T>::width];
+  store(lanes, pack);
+  for (int half = Lanes<T>::width / 2; half > 0; half /= 2) {
+    for (int lane = 0; lane < half; ++lane) lanes[lane] = lanes[lane] > lanes[lane + half] ? lanes[lane] : lanes[lane + half];
+  }
+  return lanes[0];
 }
 
 template <class T>
@@ -113,6 +138,14 @@ void pack(const Inputs<T>& inputs, const Plan& plan, const Item<T>& item, std::i
   if (columns.begin < columns.end) pack_columns(inputs, plan, item, inputs.key + offsets[1], b, columns);
 }
 
+// Zeros in the columns of a tile that no product writes.
+template <class T>
+BITLENS_FUNCTION void clear_columns(T* scores, std::int64_t rows, std::int64_t columns) {
+  for (std::int64_t i = 0; i < rows; ++i) {
+    for (std::int64_t j = columns; j < kTile; ++j) scores[i * kTile + j] = T(0);
+  }
+}
+
 BITLENS_FUNCTION void fill(double* array, Range range, double value) {
   for (std::int64_t i = range.begin; i < whole(range.end, kPadding); ++i) array[i] = value;
 }
@@ -133,115 +166,143 @@ BITLENS_FUNCTION void for_each_tile(const Plan& plan, const Sizes& sizes, std::i
 
 // ---- Forward ----
 
-// Turns the dot products of a tile into scores, takes the positives out (they become -inf) and finds the largest
-// score of every row and column.
+// What a tile adds to the sums of its rows and columns. `reference` is what the sums are relative to.
 template <class T>
-BITLENS_FUNCTION void finish_scores(double* scores, const Inputs<T>& inputs, const Plan& plan, const Item<T>& item,
+struct TileSums {
+  alignas(64) T row_largest[kTile], row_reference[kTile], row_sum[kTile];
+  alignas(64) T column_largest[kTile], column_reference[kTile], column_sum[kTile];
+};
+
+// Turns the dot products of a tile into scores, takes the positives out (they become -inf) and finds the largest
+// score of every row and column. Columns past the last become -inf.
+template <class T>
+BITLENS_FUNCTION void finish_scores(T* scores, const Inputs<T>& inputs, const Plan& plan, const Item<T>& item,
                                     std::int64_t b, std::int64_t row, std::int64_t rows, std::int64_t column,
-                                    std::int64_t columns, double* row_largest, double* column_largest) {
-  const double scale = finite_or_nan(static_cast<double>(inputs.scale[b]));
-  const double* key_bias = item.columns + column;
-  double* positives = item.rows + kPositive * plan.rows_padded + row;
-  for (std::int64_t j = 0; j < columns; j += kWidth) store(column_largest + j, constant(-INFINITY));
-  for (std::int64_t i = 0; i < rows; ++i) {
-    double* line = scores + i * kTile;
-    const double query_bias = item.rows[row + i];
-    for (std::int64_t j = 0; j < columns; j += kWidth) {
-      store(line + j, scale * load(line + j) + (query_bias + load(key_bias + j)));
+                                    std::int64_t columns, TileSums<T>& sums) {
+  constexpr int width = Lanes<T>::width, packs = kTile / width;
+  const T scale = finite_or_nan(inputs.scale[b]);
+  double* const positives = item.rows + kPositive * plan.rows_padded + row;
+  PackOf<T> bias[packs], column_largest[packs];
+  for (int p = 0; p < packs; ++p) {
+    T lanes[width];
+    for (int lane = 0; lane < width; ++lane) {
+      const std::int64_t j = p * width + lane;
+      lanes[lane] = j < columns ? static_cast<T>(item.columns[column + j]) : T(-INFINITY);
     }
+    bias[p] = load(lanes);
+    column_largest[p] = constant(T(-INFINITY));
+  }
+  for (std::int64_t i = 0; i < rows; ++i) {
+    T* const line = scores + i * kTile;
+    const T query_bias = static_cast<T>(item.rows[row + i]);
+    for (int p = 0; p < packs; ++p) store(line + p * width, scale * load(line + p * width) + (query_bias + bias[p]));
     const std::int64_t positive = positive_of(inputs, b, row + i) - column;
     if (positive >= 0 && positive < columns) {
       positives[i] = line[positive];
-      line[positive] = -INFINITY;
+      line[positive] = T(-INFINITY);
     }
-    Pack largest = constant(-INFINITY);
-    for (std::int64_t j = 0; j < columns; j += kWidth) {
-      const Pack score = load(line + j);
+    PackOf<T> largest = constant(T(-INFINITY));
+    for (int p = 0; p < packs; ++p) {
+      const PackOf<T> score = load(line + p * width);
       largest = maximum(score, largest);
-      store(column_largest + j, maximum(score, load(column_largest + j)));
+      column_largest[p] = maximum(score, column_largest[p]);
     }
-    double joined = -INFINITY;
-    for (int lane = 0; lane < kWidth; ++lane) joined = maximum(largest[lane], joined);
-    row_largest[i] = joined;
+    sums.row_largest[i] = largest_of_lanes<T>(largest);
+  }
+  for (int p = 0; p < packs; ++p) store(sums.column_largest + p * width, column_largest[p]);
+}
+
+// The largest of a tile, when every row and column with a term comes within shared_range() of it.
+template <class T>
+BITLENS_FUNCTION bool find_shared_reference(const T* row_largest, std::int64_t rows, const T* column_largest,
+                                            std::int64_t columns, T& reference) {
+  T highest = T(-INFINITY), lowest = T(INFINITY);
+  const auto join = [&](T value) {
+    highest = value > highest ? value : highest;
+    if (value != T(-INFINITY)) lowest = value < lowest ? value : lowest;
+  };
+  for (std::int64_t i = 0; i < rows; ++i) join(row_largest[i]);
+  for (std::int64_t j = 0; j < columns; ++j) join(column_largest[j]);
+  reference = highest == T(-INFINITY) ? T(0) : highest;
+  return lowest >= highest - shared_range<T>();
+}
+
+template <class T>
+BITLENS_FUNCTION T reference_or_zero(T largest) {
+  return largest == T(-INFINITY) ? T(0) : largest;
+}
+
+template <class T>
+BITLENS_FUNCTION void sum_tile(const T* scores, std::int64_t rows, std::int64_t columns, TileSums<T>& sums) {
+  constexpr int width = Lanes<T>::width, packs = kTile / width;
+  PackOf<T> column_sum[packs];
+  for (int p = 0; p < packs; ++p) column_sum[p] = constant(T(0));
+  T reference;
+  if (find_shared_reference(sums.row_largest, rows, sums.column_largest, columns, reference)) {
+    for (std::int64_t i = 0; i < rows; ++i) {
+      PackOf<T> sum = constant(T(0));
+      for (int p = 0; p < packs; ++p) {
+        const PackOf<T> term = exp_of_score(load(scores + i * kTile + p * width) - reference);
+        sum += term;
+        column_sum[p] += term;
+      }
+      sums.row_sum[i] = sum_of_lanes<T>(sum);
+      sums.row_reference[i] = reference;
+    }
+    for (int p = 0; p < packs; ++p) store(sums.column_reference + p * width, constant(reference));
+  } else {
+    for (std::int64_t j = 0; j < kTile; ++j) sums.column_reference[j] = reference_or_zero(sums.column_largest[j]);
+    for (std::int64_t i = 0; i < rows; ++i) {
+      sums.row_reference[i] = reference_or_zero(sums.row_largest[i]);
+      PackOf<T> sum = constant(T(0));
+      for (int p = 0; p < packs; ++p) {
+        const PackOf<T> score = load(scores + i * kTile + p * width);
+        sum += exp_of_score(score - sums.row_reference[i]);
+        column_sum[p] += exp_of_score(score - load(sums.column_reference + p * width));
+      }
+      sums.row_sum[i] = sum_of_lanes<T>(sum);
+    }
+  }
+  for (int p = 0; p < packs; ++p) store(sums.column_sum + p * width, column_sum[p]);
+  for (std::int64_t i = rows; i < kTile; ++i) {
+    sums.row_largest[i] = T(-INFINITY);
+    sums.row_reference[i] = sums.row_sum[i] = T(0);
   }
 }
 
-// The largest of a tile, when every row and column with a term comes within kSharedRange of it.
-BITLENS_FUNCTION bool find_shared_reference(const double* row_largest, std::int64_t rows, const double* column_largest,
-                                            std::int64_t columns, double& reference) {
-  double highest = -INFINITY, lowest = INFINITY;
-  for (std::int64_t i = 0; i < rows; ++i) {
-    highest = maximum(row_largest[i], highest);
-    if (row_largest[i] != -INFINITY) lowest = minimum(row_largest[i], lowest);
+// Joins the sums of a tile, `count` of them, to those kept in double.
+template <class T>
+BITLENS_FUNCTION void merge_sums(double* largest, double* sums, const T* part_largest, const T* part_reference,
+                                 const T* part_sums, std::int64_t count) {
+  const auto in_double = [](const T* source) {
+    double lanes[kWidth];
+    for (int lane = 0; lane < kWidth; ++lane) lanes[lane] = static_cast<double>(source[lane]);
+    return load(lanes);
+  };
+  for (std::int64_t i = 0; i < count; i += kWidth) {
+    Pack joined = load(largest + i), sum = load(sums + i);
+    merge(joined, sum, in_double(part_largest + i), in_double(part_reference + i), in_double(part_sums + i));
+    store(largest + i, joined);
+    store(sums + i, sum);
   }
-  for (std::int64_t j = 0; j < columns; ++j) {
-    if (column_largest[j] != -INFINITY) lowest = minimum(column_largest[j], lowest);
-  }
-  reference = highest == -INFINITY ? 0.0 : highest;
-  return lowest >= highest - kSharedRange;
 }
-
-BITLENS_FUNCTION double reference_or_zero(double largest) { return largest == -INFINITY ? 0.0 : largest; }
 
 template <class T>
 void forward_tile(const Forward<T>& arguments, const Plan& plan, const Item<T>& item, std::int64_t b, std::int64_t row,
                   std::int64_t rows, std::int64_t column, std::int64_t columns) {
   const Inputs<T>& inputs = arguments.inputs;
-  alignas(64) double scores[kTile * kTile];
-  alignas(64) T partial[kTile * kTile];
-  alignas(64) double row_largest[kTile], row_reference[kTile], row_sums[kTile];
-  alignas(64) double column_largest[kTile], column_reference[kTile], column_sums[kTile];
-  tile_dots(scores, partial, item.queries + row * plan.features_padded, plan.features_padded,
+  alignas(64) T scores[kTile * kTile];
+  TileSums<T> sums;
+  if (columns < kTile) clear_columns(scores, rows, columns);
+  tile_dots(scores, item.queries + row * plan.features_padded, plan.features_padded,
             item.panels + column * inputs.sizes.features, inputs.sizes.features, rows, columns);
-  finish_scores(scores, inputs, plan, item, b, row, rows, column, columns, row_largest, column_largest);
-
-  for (std::int64_t j = 0; j < columns; j += kWidth) store(column_sums + j, constant(0.0));
-  double reference;
-  if (find_shared_reference(row_largest, rows, column_largest, columns, reference)) {
-    for (std::int64_t i = 0; i < rows; ++i) {
-      Pack sum = constant(0.0);
-      for (std::int64_t j = 0; j < columns; j += kWidth) {
-        const Pack term = exponential(load(scores + i * kTile + j) - reference);
-        sum += term;
-        store(column_sums + j, load(column_sums + j) + term);
-      }
-      row_sums[i] = sum_of_lanes(sum);
-      row_reference[i] = reference;
-    }
-    for (std::int64_t j = 0; j < columns; j += kWidth) store(column_reference + j, constant(reference));
-  } else {
-    for (std::int64_t j = 0; j < columns; ++j) column_reference[j] = reference_or_zero(column_largest[j]);
-    for (std::int64_t j = columns; j < whole(columns, kWidth); ++j) column_reference[j] = 0.0;
-    for (std::int64_t i = 0; i < rows; ++i) {
-      row_reference[i] = reference_or_zero(row_largest[i]);
-      Pack sum = constant(0.0);
-      for (std::int64_t j = 0; j < columns; j += kWidth) {
-        const Pack score = load(scores + i * kTile + j);
-        sum += exponential(score - row_reference[i]);
-        store(column_sums + j, load(column_sums + j) + exponential(score - load(column_reference + j)));
-      }
-      row_sums[i] = sum_of_lanes(sum);
-    }
-  }
-
-  for (std::int64_t i = rows; i < whole(rows, kWidth); ++i) {
-    row_largest[i] = -INFINITY;
-    row_reference[i] = row_sums[i] = 0.0;
-  }
-  const auto merge_into = [](double* largest, double* sums, const double* part_largest, const double* part_reference,
-                             const double* part_sums, std::int64_t count) {
-    for (std::int64_t i = 0; i < count; i += kWidth) {
-      Pack joined = load(largest + i), sum = load(sums + i);
-      merge(joined, sum, load(part_largest + i), load(part_reference + i), load(part_sums + i));
-      store(largest + i, joined);
-      store(sums + i, sum);
-    }
-  };
-  merge_into(item.rows + kLargest * plan.rows_padded + row, item.rows + kSum * plan.rows_padded + row, row_largest,
-             row_reference, row_sums, rows);
+  finish_scores(scores, inputs, plan, item, b, row, rows, column, columns, sums);
+  sum_tile(scores, rows, columns, sums);
+  merge_sums(item.rows + kLargest * plan.rows_padded + row, item.rows + kSum * plan.rows_padded + row, sums.row_largest,
+             sums.row_reference, sums.row_sum, rows);
   double* const column_state = item.columns + kColumnLargest * plan.columns_padded + column;
   double* const column_state_sums = item.columns + kColumnSum * plan.columns_padded + column;
-  merge_into(column_state, column_state_sums, column_largest, column_reference, column_sums, columns);
+  merge_sums(column_state, column_state_sums, sums.column_largest, sums.column_reference, sums.column_sum, columns);
   // The positives join their columns one by one, so that the leave-one-out sums above never held them.
   for (std::int64_t i = 0; i < rows; ++i) {
     const std::int64_t j = positive_of(inputs, b, row + i) - column;
@@ -343,86 +404,139 @@ void prepare_gradients(const Backward<T>& arguments, const Plan& plan, const Ite
   clear(item.key_sums, columns);
 }
 
+// What the scores of one tile pull on, in the precision of the scores.
 template <class T>
-void backward_tile(const Backward<T>& arguments, const Plan& plan, const Item<T>& item, std::int64_t b,
-                   std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns) {
-  const Inputs<T>& inputs = arguments.inputs;
-  alignas(64) double dots[kTile * kTile];
-  alignas(64) T gradient[kTile * kTile];
-  alignas(64) double line[kTile], row_factor[kTile], column_factor[kTile];
-  tile_dots(dots, gradient, item.queries + row * plan.features_padded, plan.features_padded,
-            item.panels + column * inputs.sizes.features, inputs.sizes.features, rows, columns);
+struct TilePulls {
+  alignas(64) T negatives[kTile], weight[kTile], row_factor[kTile], query_bias[kTile];
+  alignas(64) T totals[kTile], column_weight[kTile], column_factor[kTile], key_bias[kTile];
+  T reference;
+  bool shared;
+};
 
-  const double scale = finite_or_nan(static_cast<double>(inputs.scale[b]));
+template <class T>
+BITLENS_FUNCTION void find_pulls(const Plan& plan, const Item<T>& item, std::int64_t row, std::int64_t rows,
+                                 std::int64_t column, std::int64_t columns, TilePulls<T>& pulls) {
   const auto row_array = [&](int which) { return item.rows + which * plan.rows_padded + row; };
   const auto column_array = [&](int which) { return item.columns + which * plan.columns_padded + column; };
-  const double* const key_bias = item.columns + column;
-  const double* const negatives = row_array(kNegativesTotal);
-  const double* const totals = column_array(kColumnTotal);
+  // No score exceeds the largest total. The lowest is the reference: shares of that order are the ones that round least,
+  // and it is the columns' where columns are short.
+  double highest = -INFINITY, lowest = INFINITY;
+  for (std::int64_t i = 0; i < kTile; ++i) {
+    const bool inside = i < rows;
+    const double total = inside ? row_array(kNegativesTotal)[i] : -INFINITY;
+    highest = total > highest ? total : highest;
+    if (total != -INFINITY) lowest = total < lowest ? total : lowest;
+    pulls.negatives[i] = static_cast<T>(total);
+    pulls.weight[i] = inside ? static_cast<T>(row_array(kWeight)[i]) : T(0);
+    pulls.query_bias[i] = inside ? static_cast<T>(row_array(kQueryBias)[i]) : T(0);
+  }
+  for (std::int64_t j = 0; j < kTile; ++j) {
+    const bool inside = j < columns;
+    const double total = inside ? column_array(kColumnTotal)[j] : -INFINITY;
+    if (total != -INFINITY) lowest = total < lowest ? total : lowest;
+    pulls.totals[j] = static_cast<T>(total);
+    pulls.column_weight[j] = inside ? static_cast<T>(column_array(kGradColumn)[j]) : T(0);
+    pulls.key_bias[j] = inside ? static_cast<T>(column_array(kKeyBias)[j]) : T(-INFINITY);
+  }
+  pulls.shared = lowest >= highest - shared_range<T>();
+  pulls.reference = static_cast<T>(lowest == INFINITY ? 0.0 : lowest);
+  if (!pulls.shared) return;
+  const Pack joint = constant(static_cast<double>(pulls.reference));
+  const auto factors = [&](T* target, const T* weights, const T* totals) {
+    for (std::int64_t i = 0; i < kTile; i += kWidth) {
+      double weight[kWidth], total[kWidth], factor[kWidth];
+      for (int lane = 0; lane < kWidth; ++lane) weight[lane] = weights[i + lane], total[lane] = totals[i + lane];
+      store(factor, shared_factor(load(weight), load(total), joint));
+      for (int lane = 0; lane < kWidth; ++lane) target[i + lane] = static_cast<T>(factor[lane]);
+    }
+  };
+  factors(pulls.row_factor, pulls.weight, pulls.negatives);
+  factors(pulls.column_factor, pulls.column_weight, pulls.totals);
+}
 
-  // No negative exceeds its row's total, so the largest total is a reference that nothing overflows.
-  double reference = -INFINITY, lowest = INFINITY;
-  for (std::int64_t i = 0; i < rows; ++i) {
-    reference = maximum(negatives[i], reference);
-    if (negatives[i] != -INFINITY) lowest = minimum(negatives[i], lowest);
-  }
-  for (std::int64_t j = 0; j < columns; ++j) {
-    if (totals[j] != -INFINITY) lowest = minimum(totals[j], lowest);
-  }
-  const bool shared = lowest >= reference - kSharedRange;
-  reference = reference_or_zero(reference);
-  for (std::int64_t i = 0; i < rows; i += kWidth) {
-    store(row_factor + i, shared_factor(load(row_array(kWeight) + i), load(negatives + i), constant(reference)));
-  }
-  for (std::int64_t j = 0; j < columns; j += kWidth) {
-    store(column_factor + j, shared_factor(load(column_array(kGradColumn) + j), load(totals + j), constant(reference)));
-  }
+// exp(x - total) where there is a total, 0 where there is none.
+template <class T>
+BITLENS_FUNCTION PackOf<T> share_of(PackOf<T> score, PackOf<T> total) {
+  const auto none = total == T(-INFINITY);
+  return select(none, constant(T(0)), exp_of_score(score - select(none, constant(T(0)), total)));
+}
+
+// Sums: whether the gradients in the biases or the scale are wanted, which need the sums of the tile's rows and columns.
+template <bool Sums, class T>
+void backward_tile(const Backward<T>& arguments, const Plan& plan, const Item<T>& item, std::int64_t b,
+                   std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns) {
+  constexpr int width = Lanes<T>::width, packs = kTile / width;
+  const Inputs<T>& inputs = arguments.inputs;
+  alignas(64) T dots[kTile * kTile], gradient[kTile * kTile], line[kTile];
+  TilePulls<T> pulls;
+  if (columns < kTile) clear_columns(dots, rows, columns);
+  tile_dots(dots, item.queries + row * plan.features_padded, plan.features_padded,
+            item.panels + column * inputs.sizes.features, inputs.sizes.features, rows, columns);
+  find_pulls(plan, item, row, rows, column, columns, pulls);
+  const auto row_array = [&](int which) { return item.rows + which * plan.rows_padded + row; };
+  const auto column_array = [&](int which) { return item.columns + which * plan.columns_padded + column; };
+  const T scale = finite_or_nan(inputs.scale[b]);
+  const T reference = pulls.reference;
+  PackOf<T> column_gradient[packs];
+  for (int p = 0; p < packs; ++p) column_gradient[p] = constant(T(0));
 
   for (std::int64_t i = 0; i < rows; ++i) {
-    const double query_bias = item.rows[row + i];
-    const double* const dot = dots + i * kTile;
+    const T* const dot = dots + i * kTile;
     T* const target = gradient + i * kTile;
-    for (std::int64_t j = 0; j < columns; j += kWidth) {
-      store(line + j, scale * load(dot + j) + (query_bias + load(key_bias + j)));
+    for (int p = 0; p < packs; ++p) {
+      store(line + p * width, scale * load(dot + p * width) + (pulls.query_bias[i] + load(pulls.key_bias + p * width)));
     }
     const std::int64_t positive = positive_of(inputs, b, row + i) - column;
     const bool here = positive >= 0 && positive < columns;
-    const double score = here ? line[positive] : 0.0;
-    if (here) line[positive] = -INFINITY;
+    const T score = here ? line[positive] : T(0);
+    if (here) line[positive] = T(-INFINITY);
 
-    Pack sum = constant(0.0), dot_sum = constant(0.0);
-    const auto add = [&](std::int64_t j, Pack value) {
-      store(target + j, value);
-      sum += value;
-      dot_sum += value * load(dot + j);
-      store(column_array(kColumnGradient) + j, load(column_array(kColumnGradient) + j) + value);
+    PackOf<T> sum = constant(T(0)), dot_sum = constant(T(0));
+    const auto add = [&](int p, PackOf<T> value) {
+      store(target + p * width, value);
+      if (Sums) {
+        sum += value;
+        dot_sum += value * load(dot + p * width);
+        column_gradient[p] += value;
+      }
     };
-    if (shared) {
-      for (std::int64_t j = 0; j < columns; j += kWidth) {
-        add(j, exponential(load(line + j) - reference) * (row_factor[i] + load(column_factor + j)));
+    if (pulls.shared) {
+      const T factor = pulls.row_factor[i];
+      for (int p = 0; p < packs; ++p) {
+        add(p, exp_of_score(load(line + p * width) - reference) * (factor + load(pulls.column_factor + p * width)));
       }
     } else {
-      const Pack weight = constant(row_array(kWeight)[i]), total = constant(negatives[i]);
-      for (std::int64_t j = 0; j < columns; j += kWidth) {
-        const Pack score = load(line + j);
-        add(j, weight * share(score, total) + load(column_array(kGradColumn) + j) * share(score, load(totals + j)));
+      const PackOf<T> weight = constant(pulls.weight[i]), total = constant(pulls.negatives[i]);
+      for (int p = 0; p < packs; ++p) {
+        const PackOf<T> scores = load(line + p * width);
+        add(p, weight * share_of<T>(scores, total) +
+                   load(pulls.column_weight + p * width) * share_of<T>(scores, load(pulls.totals + p * width)));
       }
     }
-    row_array(kRowGradient)[i] += sum_of_lanes(sum);
-    row_array(kRowDots)[i] += sum_of_lanes(dot_sum);
+    if (Sums) {
+      row_array(kRowGradient)[i] += sum_of_lanes<T>(sum);
+      row_array(kRowDots)[i] += sum_of_lanes<T>(dot_sum);
+    }
     if (here) {
-      const double value =
-          positive_gradient(score, row_array(kRowTotal)[i], totals[positive], row_array(kGradPositive)[i],
-                            row_array(kGradRow)[i], column_array(kGradColumn)[positive]);
+      const double value = positive_gradient(static_cast<double>(score), row_array(kRowTotal)[i],
+                                             column_array(kColumnTotal)[positive], row_array(kGradPositive)[i],
+                                             row_array(kGradRow)[i], column_array(kGradColumn)[positive]);
       target[positive] = static_cast<T>(value);
       row_array(kRowGradient)[i] += value;
       row_array(kRowDots)[i] += value * dot[positive];
       column_array(kColumnGradient)[positive] += value;
     }
-    for (std::int64_t j = whole(columns, kWidth); j < whole(columns, kRegisterRows); ++j) target[j] = T(0);
   }
   for (std::int64_t i = rows; i < whole(rows, kRegisterRows); ++i) {
     for (std::int64_t j = 0; j < kTile; ++j) gradient[i * kTile + j] = T(0);
+  }
+  if (Sums) {
+    for (int p = 0; p < packs; ++p) {
+      for (int lane = 0; lane < width; ++lane) {
+        const std::int64_t j = p * width + lane;
+        if (j < columns) column_array(kColumnGradient)[j] += column_gradient[p][lane];
+      }
+    }
   }
 
   const std::int64_t step = plan.features_padded;
@@ -477,6 +591,7 @@ template <class T>
 void backward_stage(const Backward<T>& arguments, const Stage& stage, std::int64_t begin, std::int64_t end) {
   const Sizes& sizes = arguments.inputs.sizes;
   const Plan plan = make_plan(sizes, sizeof(T), true, arguments.query != nullptr, arguments.key != nullptr);
+  const bool sums = arguments.scale != nullptr || arguments.query_bias != nullptr || arguments.key_bias != nullptr;
   const bool tiles = stage.number > 0 && stage.number <= plan.phases;
   const std::int64_t per_item = tiles ? plan.row_slabs : plan.phases;
   for (std::int64_t task = begin; task < end; ++task) {
@@ -485,7 +600,11 @@ void backward_stage(const Backward<T>& arguments, const Stage& stage, std::int64
     if (tiles) {
       for_each_tile(plan, sizes, slab, stage.number - 1, [&](std::int64_t row, std::int64_t rows, std::int64_t column,
                                                       std::int64_t columns) {
-        backward_tile(arguments, plan, item, b, row, rows, column, columns);
+        if (sums) {
+          backward_tile<true>(arguments, plan, item, b, row, rows, column, columns);
+        } else {
+          backward_tile<false>(arguments, plan, item, b, row, rows, column, columns);
+        }
       });
       continue;
     }

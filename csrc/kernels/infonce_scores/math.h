@@ -13,10 +13,13 @@ namespace bitlens {
 namespace BITLENS_ISA {
 namespace infonce {
 
-// In double, exp(x - reference) keeps its relative accuracy down to e^-708. A tile whose rows and columns all reach
-// within this many nats of a common reference needs one exponential a score for its row and its column sums
-// together; what underflows is then below e^-100 of either.
-constexpr double kSharedRange = 600.0;
+// A tile whose rows and columns all reach within this many nats of a common reference needs one exponential a score for
+// its row and its column sums together. In double, exp(x - reference) keeps its relative accuracy down to e^-708, and
+// what underflows is below e^-100 of either sum. In single precision x - reference itself is rounded, by 1e-6 at 16.
+template <class T>
+BITLENS_FUNCTION constexpr T shared_range() {
+  return sizeof(T) == 4 ? T(16) : T(600);
+}
 
 // Adds part_sum * exp(part_reference), whose largest term is exp(part_largest), to (largest, sum).
 template <class Value>

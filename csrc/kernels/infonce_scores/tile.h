@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 #include "../../common/simd.h"
+#include "../../common/simd_float.h"
 
 namespace bitlens {
 namespace BITLENS_ISA {
@@ -19,7 +20,7 @@ constexpr int kVectorBytes = 16, kRegisterRows = 4;
 #endif
 // Queries and keys of a tile: a multiple of every register block and of every pack.
 constexpr int64_t kTile = 96;
-// Products that are added up in the precision of the inputs before they join a sum in double.
+// Products that are added up before they join a sum of sums: rounding grows with either, not with all.
 constexpr int64_t kDepth = 128;
 
 template <class T>
@@ -27,24 +28,24 @@ struct Lanes;
 template <>
 struct Lanes<float> {
   typedef float Vector __attribute__((vector_size(kVectorBytes), aligned(4)));
-  typedef float Narrow __attribute__((vector_size(4 * BITLENS_PACK_WIDTH), aligned(4)));
+  typedef FloatPack Pack;  // for the elementary functions
   static constexpr int width = kVectorBytes / 4;
 };
 template <>
 struct Lanes<double> {
   typedef double Vector __attribute__((vector_size(kVectorBytes), aligned(8)));
-  typedef double Narrow __attribute__((vector_size(8 * BITLENS_PACK_WIDTH), aligned(8)));
+  typedef ::bitlens::BITLENS_ISA::Pack Pack;
   static constexpr int width = kVectorBytes / 8;
 };
 
 template <class T>
-BITLENS_FUNCTION Pack load(const T* source) {
-  return __builtin_convertvector(*(const typename Lanes<T>::Narrow*)source, Pack);
+BITLENS_FUNCTION typename Lanes<T>::Pack load(const T* source) {
+  return *(const typename Lanes<T>::Vector*)source;
 }
 
 template <class T>
-BITLENS_FUNCTION void store(T* target, Pack value) {
-  *(typename Lanes<T>::Narrow*)target = __builtin_convertvector(value, typename Lanes<T>::Narrow);
+BITLENS_FUNCTION void store(T* target, typename Lanes<T>::Pack value) {
+  *(typename Lanes<T>::Vector*)target = value;
 }
 
 BITLENS_FUNCTION int64_t round_up(int64_t count, int64_t step) { return (count + step - 1) / step * step; }
@@ -73,12 +74,11 @@ BITLENS_FUNCTION constexpr int64_t panel_width() {
   return 2 * Lanes<T>::width;
 }
 
-// dots[i * kTile + j] = queries[i] . keys[j] for a tile; `partial` is work space of the same shape.
+// dots[i * kTile + j] = queries[i] . keys[j] for a tile; rows and columns are rounded up to whole register blocks.
 template <class T>
-BITLENS_FUNCTION void tile_dots(double* dots, T* partial, const T* queries, int64_t query_step, const T* panels,
-                                int64_t features, int64_t rows, int64_t columns) {
+BITLENS_FUNCTION void tile_dots(T* dots, const T* queries, int64_t query_step, const T* panels, int64_t features,
+                                int64_t rows, int64_t columns) {
   constexpr int64_t width = panel_width<T>();
-  const int64_t padded_columns = round_up(columns, BITLENS_PACK_WIDTH);
   int64_t done = 0;
   do {
     const int64_t depth = features - done < kDepth ? features - done : kDepth;
@@ -89,15 +89,10 @@ BITLENS_FUNCTION void tile_dots(double* dots, T* partial, const T* queries, int6
                     panels + j * features + done * width, width);
         for (int r = 0; r < kRegisterRows; ++r) {
           for (int v = 0; v < 2; ++v) {
-            *(typename Lanes<T>::Vector*)(partial + (i + r) * kTile + j + v * Lanes<T>::width) = sums[r][v];
+            auto& target = *(typename Lanes<T>::Vector*)(dots + (i + r) * kTile + j + v * Lanes<T>::width);
+            target = done == 0 ? sums[r][v] : target + sums[r][v];
           }
         }
-      }
-    }
-    for (int64_t i = 0; i < rows; ++i) {
-      for (int64_t j = i * kTile; j < i * kTile + padded_columns; j += BITLENS_PACK_WIDTH) {
-        const Pack part = load(partial + j);
-        store(dots + j, done == 0 ? part : load(dots + j) + part);
       }
     }
     done += depth;

@@ -1,0 +1,95 @@
+"""Contrastive scores side by side with torch eager, in one run.
+
+The peer is the symmetric loss as it is usually written: one matrix product and two cross-entropies. Medians of
+interleaved runs; ratios are what to quote. The rate counts the four matrix products that a forward and a backward pass
+cannot do without, next to that of torch's own product.
+
+    python benchmarks/peers/infonce.py [--repeats 5] [--threads 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bitlens import ops
+from bitlens.kernels import _compiled
+
+SCALE = 1 / 0.07
+# (n, d), whether forward and backward, the ratio to reach
+CASES = (
+    (8192, 64, True, 8.0),
+    (4096, 512, True, 1.7),
+    (1024, 64, True, 3.0),
+    (8192, 64, False, 8.0),
+    (4096, 256, True, None),
+)
+
+
+def eager(query: Tensor, key: Tensor) -> Tensor:
+    """Symmetric InfoNCE by two cross-entropies of the score matrix."""
+    scores = SCALE * query @ key.T
+    labels = torch.arange(len(query))
+    cross_entropy = torch.nn.functional.cross_entropy
+    return 0.5 * (cross_entropy(scores, labels) + cross_entropy(scores.T, labels))
+
+
+def ours(query: Tensor, key: Tensor) -> Tensor:
+    """The same loss from `infonce_scores`."""
+    scores = ops.infonce_scores(query, key, scale=SCALE)
+    return 0.5 * (scores.row_logsumexp + scores.column_logsumexp - 2 * scores.positive).mean()
+
+
+def timed(loss: Callable[[Tensor, Tensor], Tensor], query: Tensor, key: Tensor, backward: bool) -> float:
+    """Seconds of one pass."""
+    leaves = [tensor.clone().requires_grad_(backward) for tensor in (query, key)]
+    begin = time.perf_counter()
+    value = loss(*leaves)
+    if backward:
+        torch.autograd.grad(value, leaves)
+    return time.perf_counter() - begin
+
+
+def product_rate(n: int, d: int, repeats: int) -> float:
+    """GFLOP/s of torch's own n x d by d x n product."""
+    query, key, out = torch.randn(n, d), torch.randn(n, d), torch.empty(n, n)
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        torch.mm(query, key.T, out=out)
+        times.append(time.perf_counter() - begin)
+    return 2 * n * n * d / statistics.median(times) / 1e9
+
+
+def main() -> None:
+    """Print one row a case."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    print(f"torch {torch.__version__}, {_compiled.instruction_set()}, {arguments.threads} threads, float32, medians")
+    for n, d, backward, bar in CASES:
+        query, key = (torch.nn.functional.normalize(torch.randn(n, d), dim=1) for _ in range(2))
+        times: dict[str, list[float]] = {"eager": [], "ours": []}
+        repeats = arguments.repeats if n > 2000 else 10 * arguments.repeats
+        for _ in range(repeats):
+            for name, loss in (("eager", eager), ("ours", ours)):
+                times[name].append(timed(loss, query, key, backward))
+        peer, own = (statistics.median(times[name]) for name in ("eager", "ours"))
+        kind = "forward+backward" if backward else "forward"
+        row = f"n {n:5d} d {d:4d} {kind:<16} eager {1e3 * peer:8.1f} ms  ours {1e3 * own:8.1f} ms  {peer / own:5.2f} x"
+        row += "" if bar is None else f"  (bar {bar} x)"
+        flops = (4 if backward else 1) * 2 * n * n * d
+        rate = product_rate(n, d, arguments.repeats)
+        print(f"{row}  {flops / own / 1e9:6.1f} GFLOP/s, {100 * flops / own / 1e9 / rate:4.0f} % of torch's product")
+
+
+if __name__ == "__main__":
+    main()
