@@ -10,12 +10,14 @@ runs; ratios are what to quote.
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import statistics
 import time
 from collections.abc import Callable
 
 import torch
+from peak_memory import extra_megabytes
 from torch import Tensor
 
 from bitlens import ops
@@ -64,6 +66,20 @@ def timed(call: Callable[[Tensor, Tensor], Tensor], measured: Tensor, mean: Tens
     return time.perf_counter() - begin
 
 
+def one_call(pixels: int, low: float, high: float, backward: bool) -> Callable[[], object]:
+    """A call whose memory is to be measured."""
+    measured, mean = inputs(pixels, low, high)
+    timed(ours("cpu"), measured[:100], mean[:100], backward)
+    return functools.partial(timed, ours("cpu"), measured, mean, backward)
+
+
+def inputs(pixels: int, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """Measured values and means."""
+    torch.manual_seed(0)
+    mean = low + (high - low) * torch.rand(pixels)
+    return torch.poisson(mean) + READ_STD * torch.randn(pixels), mean
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pixels", type=int, default=1_000_000)
@@ -71,11 +87,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
     print(f"torch {torch.__version__}, {_compiled.instruction_set()}, {arguments.threads} threads, float32")
     for name, (low, high) in CASES.items():
-        mean = low + (high - low) * torch.rand(arguments.pixels)
-        measured = torch.poisson(mean) + READ_STD * torch.randn(arguments.pixels)
+        measured, mean = inputs(arguments.pixels, low, high)
         half_width = shortest_window(measured, mean)
         calls = {
             "torch": lambda z, y, half_width=half_width: torch_window(z, y, half_width),
@@ -99,6 +113,11 @@ def main() -> None:
                 rate = arguments.pixels / median / 1e6
                 row = f"  {kind:<17} {label:<6} {1e3 * median:9.1f} ms  {rate:8.1f} Mpixel/s"
                 print(f"{row}  {peer / median:7.1f} x torch")
+        pixels = max(arguments.pixels, 16_000_000)
+        extra = extra_megabytes(one_call, (pixels, low, high, False), threads=arguments.threads)
+        print(
+            f"  forward           cpu    extra memory {extra / (4 * pixels / 2**20):.2f} x the output ({pixels} pixels)"
+        )
 
 
 if __name__ == "__main__":
