@@ -248,11 +248,11 @@ def _evaluate_range(
     row = np.empty(15)
     for i in range(begin, end):
         _evaluate(
-            float(measured[i]),
-            float(mean[i]),
-            float(gain[i]),
-            float(offset[i]),
-            float(read_std[i]),
+            np.float64(measured[i]),
+            np.float64(mean[i]),
+            np.float64(gain[i]),
+            np.float64(offset[i]),
+            np.float64(read_std[i]),
             order,
             row,
         )
