@@ -1,7 +1,7 @@
 """Largest error of the Poisson-Gaussian log-likelihood against mpmath (50 digits), by precision, backend and operand.
 
 Error is |value - truth| / max(1, |truth|), the truth taken at the inputs as rounded to the precision; a Python number
-(gain, offset, read_std) keeps float64. Points: mean 1e-3 to 1e6 and 0, read noise 0.01 to 100 electrons, measured
+(gain, offset, read_std) keeps float64 Points: mean 1e-3 to 1e6 and 0, read noise 0.01 to 100 electrons, measured
 within 12 sigma of its mean and far outside.
 
     python benchmarks/peers/poisson_gaussian_accuracy.py [--points 2000] [--seed 20] [--json FILE]
@@ -46,7 +46,7 @@ def measure(points: oracle.Points, backend: str, dtype: torch.dtype, operands: s
     at = oracle.rounded(points, calls.NUMPY[dtype], operands)
     exact = oracle.truths(at)
     with ops.use_backend(backend):
-        found = calls.outputs(at, dtype, operands, gradients=operands == "tensors")
+        found = calls.outputs(at, dtype, operands, gradients=operands != "numbers")
     error = oracle.relative_error(found, exact[: len(found), :, None]).max(axis=2)
     precision = str(dtype).removeprefix("torch.")
     rows = []
@@ -72,7 +72,7 @@ def main() -> None:
     print(f"{arguments.points} points, seed {arguments.seed}; truth by mpmath; error / max(1, |truth|)")
     print(f"{'precision':9} {'sensor as':9} {'backend':9} {'quantity':11} {'worst':>9} {'in eps':>8} {'bar':>9}  at")
     for dtype in (torch.float64, torch.float32):
-        for operands in ("tensors", "numbers"):
+        for operands in ("tensors", "scalars", "numbers"):
             for backend in arguments.backends:
                 for row in measure(points, backend, dtype, operands):
                     rows.append(row)

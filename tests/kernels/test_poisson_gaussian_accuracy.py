@@ -48,7 +48,7 @@ def test_value_and_gradient_in_float64(backend: str) -> None:
         assert derivative.max() <= GRADIENT, worst(derivative, points)
 
 
-@pytest.mark.parametrize("operands", ["tensors", "numbers"])
+@pytest.mark.parametrize("operands", ["tensors", "scalars", "numbers"])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_value_in_float32(backend: str, operands: str) -> None:
     """Numbers keep float64 whatever the precision of the tensors: the truth takes them as they are."""
@@ -57,6 +57,17 @@ def test_value_in_float32(backend: str, operands: str) -> None:
         found = calls.outputs(points, torch.float32, operands, gradients=False)
     error = oracle.relative_error(found, truth[:1, :, None]).max(axis=2)[0]
     assert error.max() <= VALUE[torch.float32], worst(error, points)
+
+
+@pytest.mark.parametrize("operands", ["tensors", "scalars"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradient_in_float32_is_a_number(backend: str, operands: str) -> None:
+    """And right to 1 %: a sum that started in the wrong place is wrong as a whole."""
+    points, truth = points_and_truth(torch.float32, operands)
+    with running(backend):
+        found = calls.outputs(points, torch.float32, operands, gradients=True)
+    for error in oracle.relative_error(found, truth[..., None]).max(axis=2):
+        assert error.max() <= 0.01, worst(error, points)
 
 
 def test_points_cover_what_they_should() -> None:

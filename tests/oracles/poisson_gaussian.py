@@ -148,7 +148,7 @@ def _flat(truth: Truth) -> Iterable[mpmath.mpf]:
 def rounded(points: Points, dtype: type[np.floating], operands: str) -> Points:
     """The points as the call sees them: all five in the precision, or measured and mean where the sensor is numbers."""
     result = points.copy()
-    n_rounded = {"tensors": 5, "numbers": 2}[operands]
+    n_rounded = {"tensors": 5, "scalars": 5, "numbers": 2}[operands]
     result[:n_rounded] = points[:n_rounded].astype(dtype)
     return result
 
