@@ -30,6 +30,10 @@ BITLENS_FUNCTION float absolute(float a) { return fabsf(a); }
 BITLENS_FUNCTION float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
 BITLENS_FUNCTION float round_to_integer(float x) { return rintf(x); }
 BITLENS_FUNCTION float square_root(float x) { return sqrtf(x); }
+BITLENS_FUNCTION float reciprocal(float x) { return 1.0f / x; }
+BITLENS_FUNCTION float rough_reciprocal(float x) { return 1.0f / x; }
+BITLENS_FUNCTION float rough_square_root(float x) { return sqrtf(x); }
+BITLENS_FUNCTION float largest(float x) { return x; }
 BITLENS_FUNCTION float exponential(float x) { return expf(x); }
 BITLENS_FUNCTION float logarithm(float x) { return logf(x); }
 

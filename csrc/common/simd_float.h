@@ -61,6 +61,42 @@ BITLENS_FUNCTION FloatPack square_root(FloatPack x) {
   return result;
 }
 
+// 1 / x to one unit in the last place, for 1e-37 < |x| < 1e37.
+BITLENS_FUNCTION FloatPack reciprocal(FloatPack x) {
+#if defined(__AVX512F__)
+  const FloatPack rough = (FloatPack)_mm512_maskz_rcp14_ps(0xffff, (__m512)x);
+  return rough + rough * (1.0f - x * rough);
+#else
+  return 1.0f / x;
+#endif
+}
+
+// 1 / x and the square root within a relative 1e-3, where only their size matters; x > 0.
+BITLENS_FUNCTION FloatPack rough_reciprocal(FloatPack x) {
+#if defined(__AVX512F__)
+  return (FloatPack)_mm512_maskz_rcp14_ps(0xffff, (__m512)x);
+#elif defined(__AVX2__)
+  return (FloatPack)_mm256_rcp_ps((__m256)x);
+#else
+  return 1.0f / x;
+#endif
+}
+BITLENS_FUNCTION FloatPack rough_square_root(FloatPack x) {
+#if defined(__AVX512F__)
+  return x * (FloatPack)_mm512_maskz_rsqrt14_ps(0xffff, (__m512)x);
+#elif defined(__AVX2__)
+  return x * (FloatPack)_mm256_rsqrt_ps((__m256)x);
+#else
+  return square_root(x);
+#endif
+}
+
+BITLENS_FUNCTION float largest(FloatPack x) {
+  float result = x[0];
+  for (int lane = 1; lane < BITLENS_FLOAT_PACK_WIDTH; ++lane) result = x[lane] > result ? x[lane] : result;
+  return result;
+}
+
 // exp of |x| <= 80 (clamped there) by Cody-Waite reduction and a polynomial of degree 6 on |r| <= ln(2)/2.
 BITLENS_FUNCTION FloatPack exponential(FloatPack x) {
   const FloatPack clamped = minimum(maximum(x, broadcast((FloatPack*)0, -80.0f)), broadcast((FloatPack*)0, 80.0f));

@@ -8,4 +8,5 @@
 #else
 #include "simd.h"
 #include "simd_float.h"
+#include "interleaved.h"
 #endif

@@ -15,11 +15,12 @@ using namespace poisson_gaussian_log_prob;
 
 template <class T>
 void run(const std::vector<std::int64_t>& shape, const std::array<std::vector<std::int64_t>, kInputs>& strides,
-         const std::array<std::uintptr_t, kInputs>& inputs, const std::array<std::uintptr_t, kOutputs>& outputs,
-         int order, DeviceHandle handle) {
+         const std::array<std::uintptr_t, kInputs>& inputs, const std::array<std::uintptr_t, kInputs>& constants,
+         const std::array<std::uintptr_t, kOutputs>& outputs, int order, DeviceHandle handle) {
   Arguments<T> arguments{};
   arguments.layout = merged_layout<kInputs>(shape, strides);
   for (int i = 0; i < kInputs; ++i) arguments.inputs[i] = reinterpret_cast<const T*>(inputs[i]);
+  for (int i = 0; i < kInputs; ++i) arguments.constants[i] = reinterpret_cast<const double*>(constants[i]);
   for (int i = 0; i < kOutputs; ++i) arguments.outputs[i] = reinterpret_cast<T*>(outputs[i]);
   arguments.order = order;
   if (arguments.layout.count == 0) return;

@@ -17,7 +17,8 @@ template <int Order, class T>
 __device__ void evaluate_double(const Arguments<T>& arguments, const std::int64_t* offsets, std::int64_t index) {
   double values[kInputs];
   for (int input = 0; input < kInputs; ++input) {
-    values[input] = static_cast<double>(arguments.inputs[input][offsets[input]]);
+    values[input] = arguments.constants[input] ? *arguments.constants[input]
+                                               : static_cast<double>(arguments.inputs[input][offsets[input]]);
   }
   const auto result = formula::evaluate<Order, double>(values[0], values[1], values[2], values[3], values[4]);
   if (arguments.outputs[0]) arguments.outputs[0][index] = static_cast<T>(result.value);
@@ -39,11 +40,22 @@ __device__ bool evaluate_single(const Arguments<float>& arguments, const std::in
   if constexpr (Order == 2) {
     return false;
   } else {
-    float values[kInputs];
-    for (int input = 0; input < kInputs; ++input) values[input] = arguments.inputs[input][offsets[input]];
-    const auto sensor = formula::sensor(values[2], values[3], values[4]);
-    const auto result = formula::evaluate_narrow<Order, float>(values[0], values[1], sensor);
-    if (result.hard > 0.5f) return false;
+    if (arguments.constants[0] || arguments.constants[1]) return false;
+    float values[kInputs], rests[kInputs];
+    for (int input = 0; input < kInputs; ++input) {
+      const double* const constant = arguments.constants[input];
+      values[input] = constant ? static_cast<float>(*constant) : arguments.inputs[input][offsets[input]];
+      rests[input] = constant ? static_cast<float>(*constant - values[input]) : 0.0f;
+    }
+    formula::Sensor<float> sensor;
+    formula::set_sensor(sensor, values[2], rests[2], values[3], rests[3], values[4], rests[4]);
+    const auto start = formula::start_of_sum(values[0], values[1], sensor);
+    if (start.reach < 0.5f) return false;
+    const int terms = static_cast<int>(start.reach);
+    formula::extend_powers(sensor, terms);
+    constexpr int kMoments = Order == 0 ? 0 : 2;
+    const auto sums = formula::sum_terms<kMoments>(start.mode, start.up, start.down, sensor.powers, 1, terms);
+    const auto result = formula::finish_sum<kMoments>(start, sums, sensor);
     if (arguments.outputs[0]) arguments.outputs[0][index] = result.value;
     if constexpr (Order == 1) {
       for (int i = 0; i < 4; ++i) {

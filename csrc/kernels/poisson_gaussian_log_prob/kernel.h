@@ -14,7 +14,8 @@ constexpr int kOutputs = 15;  // value; d/d(mean, gain, offset, read_std); upper
 template <class T>
 struct Arguments {
   Broadcast<kInputs> layout;
-  const T* inputs[kInputs];  // each read through layout.strides
+  const T* inputs[kInputs];  // each read through layout.strides, unless `constants` has it
+  const double* constants[kInputs];  // one number in double precision whatever T is, or null
   T* outputs[kOutputs];      // each contiguous [layout.count], or null where not wanted
   int order;                 // highest derivative wanted: 0, 1 or 2
 };

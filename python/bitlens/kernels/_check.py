@@ -31,6 +31,15 @@ def like(name: str, value: object, other: torch.Tensor, other_name: str) -> torc
     return checked
 
 
+def like_or_constant(name: str, value: object, other: torch.Tensor, other_name: str) -> torch.Tensor:
+    """As `like`, but one number stays in float64: a Python number, or a zero-dimensional float64 tensor."""
+    if isinstance(value, numbers.Real):
+        return torch.tensor(float(value), dtype=torch.float64, device=other.device)
+    if isinstance(value, torch.Tensor) and value.ndim == 0 and value.dtype == torch.float64:
+        return like(name, value, value if value.device == other.device else other.double(), other_name)
+    return like(name, value, other, other_name)
+
+
 def at_least_dims(name: str, value: torch.Tensor, count: int, shape_text: str) -> None:
     """ValueError unless `value` has at least `count` dimensions."""
     if value.ndim < count:

@@ -90,11 +90,15 @@ def poisson_gaussian_log_prob(
     wanted: Sequence[bool],
     threads: int,
 ) -> list[Tensor | None]:
-    """Value and derivatives of broadcast inputs; `wanted` marks which of the 15 outputs to compute."""
+    """Value and derivatives of broadcast inputs; `wanted` marks which of the 15 outputs to compute.
+
+    An input of one element may be in float64 whatever the precision of the first.
+    """
     expanded = [tensor.expand(shape) for tensor in inputs]
     if sum(length != 1 for length in shape) > _MAX_AXES:
         expanded = [tensor.reshape(-1) for tensor in expanded]
     first = expanded[0]
+    constant = [tensor.dtype != first.dtype for tensor in inputs]
     outputs = [first.new_empty(shape) if want else None for want in wanted]
     _run(
         "poisson_gaussian_log_prob",
@@ -102,7 +106,8 @@ def poisson_gaussian_log_prob(
         first,
         first.shape,
         [tensor.stride() for tensor in expanded],
-        [address(tensor) for tensor in expanded],
+        [0 if is_constant else address(tensor) for tensor, is_constant in zip(expanded, constant, strict=True)],
+        [address(tensor) if is_constant else 0 for tensor, is_constant in zip(expanded, constant, strict=True)],
         [address(tensor) for tensor in outputs],
         order,
         threads=threads,

@@ -35,6 +35,7 @@ def poisson_gaussian_log_prob(
 
     Args:
         measured: ADU, any shape, float32 or float64; the others broadcast with it, in its dtype and on its device.
+            Numbers and zero-dimensional float64 tensors keep their double precision whatever its dtype.
         mean: expected photo-electrons, 0 to 1e15.
         gain: ADU per photo-electron, > 0.
         offset: ADU.
@@ -49,16 +50,16 @@ def poisson_gaussian_log_prob(
     z = _check.tensor("measured", measured)
     tensors = (
         z,
-        _check.like("mean", mean, z, "measured"),
-        _check.like("gain", gain, z, "measured"),
-        _check.like("offset", offset, z, "measured"),
-        _check.like("read_std", read_std, z, "measured"),
+        _check.like_or_constant("mean", mean, z, "measured"),
+        _check.like_or_constant("gain", gain, z, "measured"),
+        _check.like_or_constant("offset", offset, z, "measured"),
+        _check.like_or_constant("read_std", read_std, z, "measured"),
     )
     if any(tensor.shape != z.shape for tensor in tensors[1:]):
         _check.broadcast_shape(_ARGUMENTS, [tensor.shape for tensor in tensors])
     backend = _backend.select("poisson_gaussian_log_prob", z.device, IMPLEMENTED)
     if backend == "reference":
-        return reference.poisson_gaussian_log_prob(*tensors)
+        return reference.poisson_gaussian_log_prob(*tensors).to(z.dtype)
     return _autograd.apply(_VALUE, tensors, (backend,))[0]
 
 
@@ -75,6 +76,8 @@ def _evaluate(tensors: Any, backend: str, order: int, wanted: list[bool]) -> lis
     shape = torch.broadcast_shapes(*(tensor.shape for tensor in tensors))
     threads = _backend.threads()
     inputs = [_compiled.plain(tensor) for tensor in tensors]
+    # A constant that a transform has given an axis is no constant any more.
+    inputs = [tensor if tensor.numel() == 1 else tensor.to(inputs[0].dtype) for tensor in inputs]
     if backend == "numba":
         from bitlens.kernels.poisson_gaussian_log_prob import fallback  # importing Numba takes a second
 
@@ -94,7 +97,7 @@ def _reduced(terms: list[Tensor], sign: int, like: Tensor) -> Tensor:
     total = terms[0]
     for term in terms[1:]:
         total = total + term
-    return _backend.sum_to_shape(total if sign > 0 else -total, like.shape)
+    return _backend.sum_to_shape(total if sign > 0 else -total, like.shape).to(like.dtype)
 
 
 def _value_forward(tensors: Any, options: Any, needs: Any) -> tuple[tuple[Tensor, ...], Any]:
