@@ -43,10 +43,20 @@ def poisson_gaussian_log_prob(measured: Tensor, mean: Tensor, gain: Tensor, offs
     inside_support = k >= 0
     k = k.clamp(min=0)
     log_poisson = _log_poisson(k, lit.unsqueeze(-1))
-    residual = (z - o).unsqueeze(-1) - g.unsqueeze(-1) * k
+    residual = _residual(z.unsqueeze(-1), o.unsqueeze(-1), g.unsqueeze(-1), k)
     log_normal = -0.5 * (residual / s.unsqueeze(-1)) ** 2 - torch.log(s).unsqueeze(-1) - 0.5 * math.log(2 * math.pi)
     total = torch.logsumexp((log_poisson + log_normal).masked_fill(~inside_support, -torch.inf), dim=-1)
     return torch.where(valid, torch.where(faint, dark, total), torch.full_like(total, torch.nan))
+
+
+def _residual(z: Tensor, o: Tensor, g: Tensor, k: Tensor) -> Tensor:
+    """z - o - g k, with the rounding of z - o put back and, in float64, g k without rounding up to 5e8 counts."""
+    signal = z - o
+    head = g.detach().float().to(g.dtype)
+    with torch.no_grad():
+        virtual = z - signal
+        error = (z - (signal + virtual)) + (virtual - o)
+    return ((signal - head * k) - (g - head) * k) + error
 
 
 def _log_poisson(k: Tensor, y: Tensor) -> Tensor:
