@@ -218,7 +218,10 @@ def _transfer(noisy: Array, average: Array) -> tuple[Array, Array, Array]:
 
 
 def _most_likely(noisy: Array, average: Array, usable: Mask, gain: float) -> PoissonGaussianNoise:
-    """Gain, offset and read noise that make the noisy frame most likely, by the exact gradient of the likelihood."""
+    """Gain, offset and read noise that make the noisy frame most likely, by the exact gradient of the likelihood.
+
+    Their variance is that about the average of 50 with this frame among them, 2 % below that of a frame.
+    """
     z, level = (torch.from_numpy(image[usable][::4].copy()) for image in (noisy, average))
     start = [math.log(gain), 0.5 * float(level.min()), 0.0]
     parameters = torch.tensor(start, dtype=torch.float64, requires_grad=True)
@@ -245,7 +248,7 @@ def _misfit(noise: PoissonGaussianNoise, noisy: Array, average: Array, usable: M
     mean = torch.from_numpy(((average - float(noise.offset)) / float(noise.gain)).clip(0))
     nats = (noise.log_prob(torch.from_numpy(noisy), mean) + noise.entropy(mean)).numpy()
     per_row = np.array([row[chosen].mean() for row, chosen in zip(nats, usable, strict=True) if chosen.any()])
-    predicted = noise.variance(mean).numpy()[usable].mean() * 0.98
+    predicted = noise.variance(mean).numpy()[usable].mean()
     dispersion = float(((noisy - average)[usable] ** 2).mean() / predicted)
     return float(per_row.mean()), float(per_row.std(ddof=1) / math.sqrt(per_row.size)), dispersion
 
