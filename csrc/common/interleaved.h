@@ -61,6 +61,11 @@ BITLENS_FUNCTION Two<Value> multiply_add(const Two<Value>& a, const Two<Value>& 
   return {multiply_add(a.first, b.first, c.first), multiply_add(a.second, b.second, c.second)};
 }
 
+template <class Value>
+BITLENS_FUNCTION Two<Value> logarithm_parts(const Two<Value>& x, Two<Value>& rest) {
+  return {logarithm_parts(x.first, rest.first), logarithm_parts(x.second, rest.second)};
+}
+
 #define BITLENS_BINARY(name)                                                        \
   template <class Value>                                                            \
   BITLENS_FUNCTION Two<Value> name(const Two<Value>& a, const Two<Value>& b) {      \

@@ -36,6 +36,12 @@ BITLENS_FUNCTION float rough_square_root(float x) { return sqrtf(x); }
 BITLENS_FUNCTION float largest(float x) { return x; }
 BITLENS_FUNCTION float exponential(float x) { return expf(x); }
 BITLENS_FUNCTION float logarithm(float x) { return logf(x); }
+BITLENS_FUNCTION float logarithm_parts(float x, float& rest) {
+  int exponent;
+  const float mantissa = frexpf(x, &exponent);
+  rest = logf(mantissa) + static_cast<float>(exponent) * -2.12194440e-4f;
+  return static_cast<float>(exponent) * 0.693359375f;
+}
 
 }  // namespace BITLENS_ISA
 }  // namespace bitlens

@@ -112,8 +112,8 @@ BITLENS_FUNCTION FloatPack exponential(FloatPack x) {
   return p * (FloatPack)(((FloatMask)shifted << 23) + (127 << 23));
 }
 
-// log of a positive normal number.
-BITLENS_FUNCTION FloatPack logarithm(FloatPack x) {
+// log of a positive normal number as the exact product of a whole number and the leading digits of log 2, and the rest.
+BITLENS_FUNCTION FloatPack logarithm_parts(FloatPack x, FloatPack& rest) {
   const FloatMask bits = (FloatMask)x;
   const FloatMask shifted = bits - 0x3f3504f3;  // mantissa in [sqrt(1/2), sqrt(2))
   const FloatMask exponent_bits = shifted >> 23;
@@ -130,7 +130,14 @@ BITLENS_FUNCTION FloatPack logarithm(FloatPack x) {
   p = p * f + 3.3333331174e-1f;
   const FloatPack square = f * f;
   const FloatPack small = p * f * square + exponent * -2.12194440e-4f - 0.5f * square;
-  return f + small + exponent * 0.693359375f;
+  rest = f + small;
+  return exponent * 0.693359375f;
+}
+
+BITLENS_FUNCTION FloatPack logarithm(FloatPack x) {
+  FloatPack rest;
+  const FloatPack whole = logarithm_parts(x, rest);
+  return rest + whole;
 }
 
 }  // namespace BITLENS_ISA

@@ -22,6 +22,18 @@ def poisson_gaussian_log_prob_double(
     order: int,
     threads: int,
 ) -> None: ...
+def poisson_gaussian_log_prob_pairs_scores_float(
+    sizes: Sequence[int], inputs: Sequence[int], output: int, threads: int
+) -> None: ...
+def poisson_gaussian_log_prob_pairs_scores_double(
+    sizes: Sequence[int], inputs: Sequence[int], output: int, threads: int
+) -> None: ...
+def poisson_gaussian_log_prob_pairs_gradients_float(
+    sizes: Sequence[int], inputs: Sequence[int], weight: int, outputs: Sequence[int], threads: int
+) -> None: ...
+def poisson_gaussian_log_prob_pairs_gradients_double(
+    sizes: Sequence[int], inputs: Sequence[int], weight: int, outputs: Sequence[int], threads: int
+) -> None: ...
 def psf_convolve_float(
     kind: int,
     batch_shape: Sequence[int],

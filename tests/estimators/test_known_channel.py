@@ -76,7 +76,7 @@ def test_influence_is_the_derivative_by_the_weight_of_a_scene(grouped: bool) -> 
 def test_a_surrogate_is_used_only_where_the_likelihood_is_too_dear(monkeypatch: pytest.MonkeyPatch) -> None:
     mean, measured, groups = example(False)
     noise = PoissonGaussianNoise(read_std=1.0)
-    monkeypatch.setattr(_known_channel, "_MAX_EXACT_EVALUATIONS", 23 * 23 * 6 - 1)
+    monkeypatch.setattr(_known_channel, "_MAX_PAIR_EVALUATIONS", 23 * 23 * 6 - 1)
     channel = _known_channel.known_channel(measured, mean, noise, groups)
     assert channel is not None
     assert not channel.exact
@@ -89,7 +89,7 @@ def test_chunks_of_the_likelihood_join_without_a_seam(monkeypatch: pytest.Monkey
     mean, measured, groups = example(True)
     noise = PoissonGaussianNoise(read_std=1.0)
     whole = _known_channel.known_channel(measured, mean, noise, groups)
-    monkeypatch.setattr(_known_channel, "_CHUNK_EVALUATIONS", 23 * 6 * 4)
+    monkeypatch.setattr(_known_channel, "_CHUNK_PAIRS", 23 * 4)
     pieces = _known_channel.known_channel(measured, mean, noise, groups)
     assert whole is not None
     assert pieces is not None

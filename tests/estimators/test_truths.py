@@ -211,7 +211,7 @@ def test_one_pixel_poisson_gaussian_exact_and_with_a_surrogate_critic(monkeypatc
     assert exact.lower_bits is not None
     assert exact.upper_bits is not None
     assert exact.upper_bits - exact.lower_bits < 0.05
-    monkeypatch.setattr(_known_channel, "_MAX_EXACT_EVALUATIONS", 0)
+    monkeypatch.setattr(_known_channel, "_MAX_PAIR_EVALUATIONS", 0)
     surrogate = estimate_information(measured, noise, mean=mean, generator=generator(0))
     in_bracket(surrogate, truth)
     assert "gaussian" in surrogate.method

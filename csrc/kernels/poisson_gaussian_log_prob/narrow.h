@@ -26,7 +26,7 @@ constexpr float kNarrowReach = 5.75f;
 template <class Value>
 struct Sensor {
   Value gain, gain_rest, offset, offset_rest, inverse_read_std, inverse_read_std_rest;
-  Value ratio, a, inverse_a, decay, half_decay, scale;
+  Value ratio, ratio_rest, a, a_rest, inverse_a, half_decay, scale;
   Value bad;  // 1 where the parameters are outside their domain, or too far apart for single precision
   int n_powers;
   Value powers[kNarrowTerms];  // exp(-a n) for n < n_powers; see power()
@@ -48,10 +48,13 @@ BITLENS_FUNCTION void set_sensor(Sensor<Value>& sensor, Value gain, Value gain_r
   const Value left = multiply_add(-std, sensor.inverse_read_std, one) - read_std_rest * sensor.inverse_read_std;
   sensor.inverse_read_std_rest = select(good, left * sensor.inverse_read_std, zero);
   sensor.ratio = sensor.gain * sensor.inverse_read_std;
+  sensor.ratio_rest = multiply_add(sensor.gain, sensor.inverse_read_std, -sensor.ratio) +
+                      (sensor.gain * sensor.inverse_read_std_rest + sensor.gain_rest * sensor.inverse_read_std);
   sensor.a = sensor.ratio * sensor.ratio;
+  sensor.a_rest = multiply_add(sensor.ratio, sensor.ratio, -sensor.a) + 2.0f * sensor.ratio * sensor.ratio_rest;
   sensor.inverse_a = 1.0f / sensor.a;
-  sensor.decay = exponential(-sensor.a);
-  sensor.half_decay = exponential(-0.5f * sensor.a);
+  const Value half_decay = exponential(-0.5f * sensor.a);
+  sensor.half_decay = half_decay - half_decay * (0.5f * sensor.a_rest);
   sensor.scale = sensor.inverse_read_std * sensor.inverse_read_std * 0.159154943f;  // square of the normal's 1/(s sqrt(2 pi))
   sensor.bad = select(good, zero, one);
   sensor.powers[0] = one;
@@ -63,8 +66,12 @@ template <class Value>
 BITLENS_FUNCTION void extend_powers(Sensor<Value>& sensor, int count) {
   for (int n = sensor.n_powers; n < count; ++n) {
     const int first = n & (n - 1);
-    sensor.powers[n] = first == 0 ? exponential(sensor.a * -static_cast<float>(n))
-                                  : sensor.powers[first] * sensor.powers[n - first];
+    if (first == 0) {
+      const Value power = exponential(sensor.a * -static_cast<float>(n));
+      sensor.powers[n] = power - power * (static_cast<float>(n) * sensor.a_rest);
+    } else {
+      sensor.powers[n] = sensor.powers[first] * sensor.powers[n - first];
+    }
   }
   sensor.n_powers = count > sensor.n_powers ? count : sensor.n_powers;
 }
@@ -106,10 +113,19 @@ BITLENS_FUNCTION Start<Value> start_of_sum(Value measured, Value mean, const Sen
   start.mean = y;
   start.mode = round_to_integer(maximum(minimum(guess, broadcast(type, 2.0f * kNarrowCounts)), zero));
   start.residual = multiply_add(-sensor.gain, start.mode, signal) + (signal_rest - sensor.gain_rest * start.mode);
-  const Value pull = sensor.ratio * (start.residual * sensor.inverse_read_std);
-  start.rise = exponential(pull) * sensor.half_decay;
+  // The exponent cancels against that of half_decay where two counts are equally likely: its rounding is put back.
+  const Value normalised = start.residual * sensor.inverse_read_std;
+  const Value normalised_rest = multiply_add(start.residual, sensor.inverse_read_std_rest,
+                                             multiply_add(start.residual, sensor.inverse_read_std, -normalised));
+  const Value pull = sensor.ratio * normalised;
+  const Value pull_rest = multiply_add(sensor.ratio, normalised_rest,
+                                       multiply_add(sensor.ratio_rest, normalised, multiply_add(sensor.ratio, normalised, -pull)));
+  const Value rounded_slope = exponential(pull);
+  const Value slope = multiply_add(rounded_slope, pull_rest, rounded_slope);
+  start.rise = slope * sensor.half_decay;
   start.up = y * start.rise;
-  start.down = select(start.mode < 0.5f, zero, sensor.decay * reciprocal(maximum(start.up, broadcast(type, 1e-30f))));
+  const Value fall = sensor.half_decay * reciprocal(maximum(y * slope, broadcast(type, 1e-30f)));
+  start.down = select(start.mode < 0.5f, zero, fall);
 
   // The width of the summand, and how far its mode may be from the start as the first ratios show.
   const Value variance = rough_reciprocal(a + rough_reciprocal(start.mode + 10.0f));
@@ -174,6 +190,7 @@ BITLENS_FUNCTION NarrowResult<Value> finish_sum(const Start<Value>& start, const
                                                 const Sensor<Value>& sensor) {
   Value* const type = 0;
   const Value zero = broadcast(type, 0.0f), one = broadcast(type, 1.0f);
+  const Value half = broadcast(type, 0.5f);
   const Value y = start.mean, mode = start.mode, residual = start.residual;
   const auto no_count = mode < 0.5f;
   const Value k = maximum(mode, one);
@@ -202,14 +219,20 @@ BITLENS_FUNCTION NarrowResult<Value> finish_sum(const Start<Value>& start, const
   correction = correction * inverse_k - 0.00278324005f;
   correction = correction * inverse_k + 4.55557999e-07f;
   correction = (correction * inverse_k + 0.0833333232f) * inverse_k;
-  const Value normalised = multiply_add(residual, sensor.inverse_read_std, residual * sensor.inverse_read_std_rest);
-  const Value exponent = multiply_add(0.5f * normalised, normalised, select(no_count, y, deviance + correction));
+  const Value normalised = residual * sensor.inverse_read_std;
+  const Value rest = multiply_add(residual, sensor.inverse_read_std_rest,
+                                  multiply_add(residual, sensor.inverse_read_std, -normalised));
+  const Value poisson = multiply_add(normalised, rest, select(no_count, y, deviance + correction));
+  const Value exponent = multiply_add(0.5f * normalised, normalised, poisson);
   const Value stirling = select(no_count, one, 0.159154943f * inverse_k);  // square of 1 / sqrt(2 pi k)
 
   NarrowResult<Value> result;
   const Value total = sums.up[0] + sums.scale * (sums.down[0] - 1.0f);
   const Value sum = total * reciprocal(sums.scale);
-  result.value = multiply_add(broadcast(type, 0.5f), logarithm(sum * sum * (stirling * sensor.scale)), -exponent);
+  // The logarithm may cancel against the exponent: its large part is exact and joins first.
+  Value small_part;
+  const Value large_part = logarithm_parts(sum * sum * (stirling * sensor.scale), small_part);
+  result.value = multiply_add(half, large_part, -exponent) + half * small_part;
   if (Moments == 0) return result;
 
   constexpr int kFirst = Moments > 0 ? 1 : 0, kSecond = Moments > 1 ? 2 : 0;

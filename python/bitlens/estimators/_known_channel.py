@@ -12,11 +12,15 @@ from torch import Tensor
 from bitlens import ops
 from bitlens.estimators._inputs import Groups
 from bitlens.noise import NoiseModel, ScoreFeatures
-from bitlens.noise._abilities import HasFeatures
+from bitlens.noise._abilities import HasFeatures, HasPairs
+from bitlens.noise._pairs import log_prob_pairs
 
-# Pairs times pixels up to which likelihoods that are not bilinear are evaluated one by one.
-_MAX_EXACT_EVALUATIONS = 30_000_000
-_CHUNK_EVALUATIONS = 2_000_000
+# Pairs times pixels up to which likelihoods that are not bilinear are used, by time on two cores. Poisson-Gaussian
+# noise, which has all pairs at once: 8 s for means of some 10 electrons, a minute for means of some 1e5. Likelihoods
+# evaluated pair by pair: a minute when each takes 60 ns.
+_MAX_PAIR_EVALUATIONS = 4_500_000_000
+_MAX_EXACT_EVALUATIONS = 500_000_000
+_CHUNK_PAIRS = 8_000_000  # up to this many the scores are kept, beyond they are computed a second time
 
 
 class KnownChannel(NamedTuple):
@@ -34,12 +38,13 @@ class KnownChannel(NamedTuple):
 
 
 def known_channel(measured: Tensor, mean: Tensor, noise: NoiseModel, groups: Groups) -> KnownChannel | None:
-    """The scores of a channel through the bilinear kernel, or one by one where that is exact and affordable.
+    """The scores of a channel through the bilinear kernel, or all likelihoods where that is exact and affordable.
 
     Returns None where the likelihood has no bilinear form and there are too many pairs.
     """
     features = noise.score_features(measured, mean) if isinstance(noise, HasFeatures) else None
-    affordable = measured.shape[0] * measured.numel() <= _MAX_EXACT_EVALUATIONS
+    limit = _MAX_PAIR_EVALUATIONS if isinstance(noise, HasPairs) else _MAX_EXACT_EVALUATIONS
+    affordable = measured.shape[0] * measured.numel() <= limit
     if features is not None and (features.exact or not affordable):
         return _from_features(features, groups)
     return _from_likelihood(measured, mean, noise, groups) if affordable else None
@@ -92,24 +97,26 @@ def _logsumexp_outside(query: Tensor, key: Tensor, query_bias: Tensor, key_bias:
 
 def _from_likelihood(measured: Tensor, mean: Tensor, noise: NoiseModel, groups: Groups) -> KnownChannel:
     n_samples = measured.shape[0]
-    chunk = max(1, _CHUNK_EVALUATIONS // mean.numel())
+    chunk = max(1, _CHUNK_PAIRS // n_samples)
 
     def outside_scores(rows: slice) -> tuple[Tensor, Tensor]:
-        scores = noise.log_prob(measured[rows, None], mean[None]).flatten(2).sum(2)
+        scores = log_prob_pairs(noise, measured[rows], mean)
         same = groups.labels[rows, None] == groups.labels[None, :]
         return scores.masked_fill(same, -torch.inf), scores
 
     slices = [slice(begin, min(begin + chunk, n_samples)) for begin in range(0, n_samples, chunk)]
+    kept = outside_scores(slices[0]) if len(slices) == 1 else None
     positive, outside = measured.new_empty(n_samples), measured.new_empty(n_samples)
     for rows in slices:
-        negatives, scores = outside_scores(rows)
+        negatives, scores = kept or outside_scores(rows)
         positive[rows] = scores.diagonal(rows.start)
         outside[rows] = torch.logsumexp(negatives, 1)
 
     def column_shares(weight: Tensor) -> Tensor:
         total = torch.zeros_like(weight)
         for rows in slices:
-            total += (weight[rows, None] * torch.exp(outside_scores(rows)[0] - outside[rows, None])).sum(0)
+            negatives, _ = kept or outside_scores(rows)
+            total += (weight[rows, None] * torch.exp(negatives - outside[rows, None])).sum(0)
         return total
 
     n_outside = n_samples - torch.bincount(groups.labels)[groups.labels]

@@ -115,6 +115,42 @@ def poisson_gaussian_log_prob(
     return outputs
 
 
+def poisson_gaussian_log_prob_pairs(backend: str, inputs: Sequence[Tensor], threads: int) -> Tensor:
+    """All scores (n, m) of contiguous measured (n, pixels), mean (m, pixels) and three float64 (pixels,)."""
+    (n, pixels), m = inputs[0].shape, inputs[1].shape[0]
+    output = inputs[0].new_empty((n, m))
+    _run(
+        "poisson_gaussian_log_prob_pairs_scores",
+        backend,
+        output,
+        [n, m, pixels],
+        [address(tensor) for tensor in inputs],
+        address(output),
+        threads=threads,
+    )
+    return output
+
+
+def poisson_gaussian_log_prob_pairs_gradients(
+    backend: str, inputs: Sequence[Tensor], weight: Tensor, wanted: Sequence[bool], threads: int
+) -> list[Tensor | None]:
+    """Gradients of the sum of weight (n, m) times scores, in the five inputs; None where not wanted."""
+    (n, pixels), m = inputs[0].shape, inputs[1].shape[0]
+    by_column = weight.t().contiguous()
+    outputs = [torch.empty_like(tensor) if want else None for tensor, want in zip(inputs, wanted, strict=True)]
+    _run(
+        "poisson_gaussian_log_prob_pairs_gradients",
+        backend,
+        weight,
+        [n, m, pixels],
+        [address(tensor) for tensor in inputs],
+        address(by_column),
+        [address(tensor) for tensor in outputs],
+        threads=threads,
+    )
+    return outputs
+
+
 def infonce_scores_forward(
     backend: str, inputs: Sequence[Tensor | None], batch: torch.Size, threads: int
 ) -> tuple[Tensor, ...]:

@@ -17,6 +17,13 @@ class HasFeatures(Protocol):
 
 
 @runtime_checkable
+class HasPairs(Protocol):
+    """Likelihoods of all pairs without one array element for each pair and pixel."""
+
+    def log_prob_pairs(self, measured: Tensor, mean: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
 class HasMoments(Protocol):
     """Expectation and variance of a measurement, for closed forms."""
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bitlens.noise import _pairs
 from bitlens.noise.base import (
     LOG_TWO_PI_E,
     NoiseModel,
@@ -50,6 +51,11 @@ class GaussianNoise(NoiseModel):
         measured = torch.as_tensor(measured).to(mean.dtype)
         std = self.std.to(mean)
         return -0.5 * ((measured - mean) / std) ** 2 - torch.log(std) - 0.5 * math.log(2 * math.pi)
+
+    def log_prob_pairs(self, measured: Tensor | np.ndarray, mean: Tensor | np.ndarray) -> Tensor:
+        """All log p(measured_i | mean_j), summed over pixels: (n, ...), (m, ...) -> (n, m) nats."""
+        mean = as_mean(mean)
+        return _pairs.gaussian(torch.as_tensor(measured), mean, self.std)
 
     def entropy(self, mean: Tensor | np.ndarray) -> Tensor:
         """log(2 pi e std^2) / 2, in nats, whatever the mean."""

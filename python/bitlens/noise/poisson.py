@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitlens.noise import _entropy
+from bitlens.noise import _entropy, _pairs
 from bitlens.noise.base import NoiseModel, ScoreFeatures, as_mean, check_finite, check_mean, flat_float64
 
 # Stands for a mean of exactly 0 in the bilinear form: a count there costs 69 nats instead of infinitely many.
@@ -31,6 +31,11 @@ class PoissonNoise(NoiseModel):
         mean = as_mean(mean)
         measured = torch.as_tensor(measured).to(mean.dtype)
         return torch.xlogy(measured, mean) - mean - torch.lgamma(measured + 1)
+
+    def log_prob_pairs(self, measured: Tensor | np.ndarray, mean: Tensor | np.ndarray) -> Tensor:
+        """All log p(measured_i | mean_j), summed over pixels: (n, ...), (m, ...) -> (n, m) nats."""
+        mean = as_mean(mean)
+        return _pairs.poisson(torch.as_tensor(measured), mean)
 
     def entropy(self, mean: Tensor | np.ndarray) -> Tensor:
         """-sum_k p(k) log p(k) in nats (discrete), to 1e-7; differentiable in the mean."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bitlens import ops
-from bitlens.noise import _entropy
+from bitlens.noise import _entropy, _pairs
 from bitlens.noise.base import (
     NoiseModel,
     ScoreFeatures,
@@ -69,6 +69,21 @@ class PoissonGaussianNoise(NoiseModel):
             offset=self.offset.to(mean),
             read_std=self.read_std.to(mean),
         )
+
+    def log_prob_pairs(
+        self, measured: Tensor | np.ndarray, mean: Tensor | np.ndarray, *, approximate: bool = False
+    ) -> Tensor:
+        """All log p(measured_i | mean_j), summed over pixels: (n, ...), (m, ...) -> (n, m) nats per ADU^pixels.
+
+        `approximate` gives the variance-weighted Gaussian surrogate of `score_features` instead, without gradients:
+        a critic for lower bounds, not the likelihood.
+        """
+        mean = as_mean(mean)
+        measured = torch.as_tensor(measured).to(mean.dtype)
+        if approximate:
+            return _pairs.from_features(self.score_features(measured, mean)).to(mean.dtype)
+        gain, offset, read_std = (tensor.to(mean.device) for tensor in (self.gain, self.offset, self.read_std))
+        return ops.poisson_gaussian_log_prob_pairs(measured, mean, gain=gain, offset=offset, read_std=read_std)
 
     def entropy(self, mean: Tensor | np.ndarray) -> Tensor:
         """h(measured | mean) in nats per ADU, to 1e-4; differentiable in mean, gain and read_std."""

@@ -1,0 +1,66 @@
+"""log p(measured_i | mean_j) of all pairs, summed over pixels, for every noise model."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from bitlens.noise._abilities import HasPairs
+from bitlens.noise.base import NoiseModel, ScoreFeatures
+
+_CHUNK_EVALUATIONS = 2_000_000
+
+
+def log_prob_pairs(noise: NoiseModel, measured: Tensor, mean: Tensor) -> Tensor:
+    """(n, ...), (m, ...) -> (n, m) nats; a model that offers no better way is evaluated some rows at a time."""
+    if isinstance(noise, HasPairs):
+        return noise.log_prob_pairs(measured, mean)
+    chunk = max(1, _CHUNK_EVALUATIONS // max(1, mean.numel()))
+    rows = [
+        noise.log_prob(part[:, None], mean[None]).reshape(len(part), len(mean), -1).sum(2)
+        for part in measured.split(chunk)
+    ]
+    return torch.cat(rows)
+
+
+def gaussian(measured: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Whitened and centred on the mean image: z . y - |z|^2 / 2 - |y|^2 / 2 and the constants.
+
+    Centring and biases are in float64, so that a large common offset costs single precision nothing.
+    """
+    z, y = (tensor.to(torch.float64) for tensor in (measured, mean))
+    std = std.to(y)
+    centre = y.detach().mean(0)
+    z, y = (((tensor - centre) / std).reshape(len(tensor), -1) for tensor in (z, y))
+    constant = torch.log(std).expand(mean.shape[1:]).sum() + 0.5 * math.log(2 * math.pi) * math.prod(mean.shape[1:])
+    return _bilinear(z, y, -0.5 * (z**2).sum(1) - constant, -0.5 * (y**2).sum(1), mean.dtype)
+
+
+def poisson(measured: Tensor, mean: Tensor) -> Tensor:
+    """(z - m) . (log y - l) with m . log y and l . z in the biases; -inf where a mean of 0 would have to count."""
+    z, y = (tensor.to(torch.float64).reshape(len(tensor), -1) for tensor in (measured, mean))
+    dark = y == 0
+    centre = y.detach().mean(0)
+    # A mean of 0 allows no count, so any logarithm does for it: that of the mean image leaves nothing to round.
+    log_y = torch.log(torch.where(dark, torch.where(centre > 0, centre, 1.0), y))
+    centre_log = log_y.detach().mean(0)
+    row_bias = (z - centre) @ centre_log - torch.lgamma(z + 1).sum(1)
+    scores = _bilinear(z - centre, log_y - centre_log, row_bias, log_y @ centre - y.sum(1), mean.dtype)
+    if not bool(dark.any()):
+        return scores
+    impossible = (z.detach() != 0).to(mean.dtype) @ dark.to(mean.dtype).T
+    return scores.masked_fill(impossible > 0, -torch.inf)
+
+
+def from_features(features: ScoreFeatures) -> Tensor:
+    """The scores that the features stand for."""
+    return features.query @ features.key.T + features.query_bias[:, None] + features.key_bias
+
+
+def _bilinear(z: Tensor, y: Tensor, row_bias: Tensor, column_bias: Tensor, dtype: torch.dtype) -> Tensor:
+    # Biases may be far larger than their sum: what rows have in common moves to the columns before rounding.
+    common = row_bias.detach().mean()
+    products = z.to(dtype) @ y.to(dtype).T
+    return products + (row_bias - common).to(dtype)[:, None] + (column_bias + common).to(dtype)
