@@ -32,7 +32,8 @@ def poisson_gaussian_log_prob(measured: Tensor, mean: Tensor, gain: Tensor, offs
     pair = (2 * g * (z - o) - 2 * g**2) / s**2
     y_faint = torch.where(faint, y, torch.zeros_like(y))
     # Clamped: an overflow times y = 0 would be NaN.
-    one_faint, pair_faint = (torch.where(faint, t, torch.zeros_like(t)).clamp(max=600) for t in (one, pair))
+    largest = 600 if z.dtype == torch.float64 else 80
+    one_faint, pair_faint = (torch.where(faint, t, torch.zeros_like(t)).clamp(max=largest) for t in (one, pair))
     dark = -y_faint + torch.log1p(y_faint * torch.exp(one_faint) + 0.5 * y_faint**2 * torch.exp(pair_faint))
     dark = dark - 0.5 * ((z - o) / s) ** 2 - torch.log(s) - 0.5 * math.log(2 * math.pi)
 
@@ -41,11 +42,37 @@ def poisson_gaussian_log_prob(measured: Tensor, mean: Tensor, gain: Tensor, offs
     k = centre.unsqueeze(-1) + torch.arange(-half, half + 1, device=z.device, dtype=z.dtype)
     inside_support = k >= 0
     k = k.clamp(min=0)
-    log_poisson = torch.xlogy(k, lit.unsqueeze(-1)) - lit.unsqueeze(-1) - torch.lgamma(k + 1)
-    residual = (z - o).unsqueeze(-1) - g.unsqueeze(-1) * k
+    log_poisson = _log_poisson(k, lit.unsqueeze(-1))
+    residual = _residual(z.unsqueeze(-1), o.unsqueeze(-1), g.unsqueeze(-1), k)
     log_normal = -0.5 * (residual / s.unsqueeze(-1)) ** 2 - torch.log(s).unsqueeze(-1) - 0.5 * math.log(2 * math.pi)
     total = torch.logsumexp((log_poisson + log_normal).masked_fill(~inside_support, -torch.inf), dim=-1)
     return torch.where(valid, torch.where(faint, dark, total), torch.full_like(total, torch.nan))
+
+
+def _residual(z: Tensor, o: Tensor, g: Tensor, k: Tensor) -> Tensor:
+    """z - o - g k, with the rounding of z - o put back and, in float64, g k without rounding up to 5e8 counts."""
+    signal = z - o
+    head = g.detach().float().to(g.dtype)
+    with torch.no_grad():
+        virtual = z - signal
+        error = (z - (signal + virtual)) + (virtual - o)
+    return ((signal - head * k) - (g - head) * k) + error
+
+
+def _log_poisson(k: Tensor, y: Tensor) -> Tensor:
+    """k log y - y - log k!, by Stirling's formula and Loader's (2000) deviance: k log y alone costs 1e-9 at 1e6."""
+    count = k.clamp(min=1)
+    excess = (count - y) / y
+    deviance = y * ((1 + excess) * torch.log1p(excess) - excess)
+    return torch.where(k > 0, -deviance - _stirling_error(count) - 0.5 * torch.log(2 * math.pi * count), -y)
+
+
+def _stirling_error(k: Tensor) -> Tensor:
+    """log k! - (k + 1/2) log k + k - log(2 pi) / 2 for k of 1 or more."""
+    inverse_square = 1 / k**2
+    series = (1 / 12 - (1 / 360 - (1 / 1260 - inverse_square / 1680) * inverse_square) * inverse_square) / k
+    difference = torch.lgamma(k + 1) - (k + 0.5) * torch.log(k) + k - 0.5 * math.log(2 * math.pi)
+    return torch.where(k > 15.5, series, difference)
 
 
 @torch.no_grad()
