@@ -11,14 +11,14 @@ are against the elementwise kernel in float64 on the same rows; memory is what a
 from __future__ import annotations
 
 import argparse
+import functools
 import math
-import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from peak_memory import extra_megabytes
 from torch import Tensor
 
 from bitlens import ops
@@ -100,21 +100,11 @@ def timed_peer(measured: Tensor, mean: Tensor, half_width: int, backward: bool) 
     return time.perf_counter() - begin
 
 
-def resident_megabytes(field: str) -> float:
-    """VmRSS, the memory held now, or VmHWM, the most held since the last reset (Linux)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
-
-
-def extra_megabytes(shape: tuple[int, int, int], low: float, high: float, threads: int, backward: bool) -> float:
-    """Peak memory of one call beyond what this (fresh) process held before it."""
-    torch.set_num_threads(threads)
+def one_call(shape: tuple[int, int, int], low: float, high: float, backward: bool) -> Callable[[], object]:
+    """A call whose memory is to be measured."""
     measured, mean = inputs(*shape, low, high)
-    timed(pairs, measured[:2], mean[:2], backward)  # libraries and threads
-    Path("/proc/self/clear_refs").write_text("5")
-    before = resident_megabytes("VmRSS")
-    timed(pairs, measured, mean, backward)
-    return resident_megabytes("VmHWM") - before
+    timed(pairs, measured[:2], mean[:2], backward)
+    return functools.partial(timed, pairs, measured, mean, backward)
 
 
 def main() -> None:
@@ -149,8 +139,7 @@ def main() -> None:
                 times["pairs"].append(timed(pairs, measured, mean, backward))
             peer, ours = (statistics.median(values) for values in times.values())
             kind = "forward+backward" if backward else "forward"
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                extra = pool.apply(extra_megabytes, (shape, low, high, arguments.threads, backward))
+            extra = extra_megabytes(one_call, (shape, low, high, backward), threads=arguments.threads)
             output = 4 * shape[0] * shape[1] / 2**20
             print(
                 f"  {kind:<17} torch {peer:8.1f} s (from {few} rows)   pairs {1e3 * ours:8.1f} ms"

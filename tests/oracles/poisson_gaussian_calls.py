@@ -44,7 +44,7 @@ def _evaluated(*arguments: Tensor | float, gradients: bool) -> NDArray[np.floati
     parts = [value.detach()]
     if gradients:
         leaves = [argument for argument in arguments if isinstance(argument, Tensor)]
-        found = torch.autograd.grad(value.sum(), leaves)
-        # That of a scalar is summed over the copies.
-        parts += [part if part.ndim else (part / value.numel()).expand_as(value) for part in found]
+        # That of a scalar is summed over the copies, which must not overflow.
+        found = torch.autograd.grad((value / 32).sum(), leaves)
+        parts += [(part * (32 if part.ndim else 32 / value.numel())).expand_as(value) for part in found]
     return np.stack([part.numpy() for part in parts])

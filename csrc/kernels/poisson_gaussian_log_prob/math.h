@@ -88,6 +88,10 @@ BITLENS_FUNCTION void add_term(Value (&sums)[Count], Value weight, Value d) {
 
 constexpr double kLargestMean = 1e15;  // beyond, neighbouring counts are no longer distinct doubles
 constexpr double kLargestMode = 9e15;
+constexpr double kDistinctMode = 1e9;  // below, the start is the mode itself or a neighbour
+// Weight of one photon against none below which the first or the second derivatives in the mean are those at none: the
+// error that this adds, against the digits that E[k] / mean and c2 - E[k] lose.
+constexpr double kFaintFirst = 1e-13, kFaintSecond = 1e-8;
 constexpr double kTail = 1e-20;  // weight, relative to the mode's, below which a side of the sum ends
 
 template <int Order, class Value>
@@ -119,7 +123,13 @@ BITLENS_FUNCTION Result<Value> evaluate(Value measured, Value mean, Value gain, 
   const Value solution = round_to_integer(omega / a);
   const auto countable = solution < kLargestMode;
   valid = valid & (dark | countable);
-  const Value mode = select((mean > 0.0) & countable, maximum(solution, zero), zero);
+  Value mode = select((mean > 0.0) & countable, maximum(solution, zero), zero);
+  if (any(mode > kDistinctMode)) {  // a relative 1e-12 is many counts there: Newton with the exact residual
+    const Value left = multiply_add(-g, mode, signal) + signal_error;
+    const Value slope = ratio * (left * inverse_s) + (log_y - logarithm(maximum(mode, one)));
+    const Value refined = mode + round_to_integer(slope / (1.0 / maximum(mode, one) + a));
+    mode = select(mode > kDistinctMode, minimum(maximum(refined, zero), broadcast(type, kLargestMode)), mode);
+  }
   const Value residual = multiply_add(-g, mode, signal) + signal_error;  // ADU left at the mode
   const Value pull = ratio * (residual * inverse_s);                     // a (c - mode)
   const Value log_mode = logarithm(maximum(mode, one));
@@ -206,7 +216,7 @@ BITLENS_FUNCTION Result<Value> evaluate(Value measured, Value mean, Value gain, 
   // At mean = 0 only k = 0 contributes; the one-photon term's ratio gives the derivative in the mean.
   const Value q0 = exponential(pull - 0.5 * a);
   const Value inverse_y = 1.0 / y;
-  result.first[0] = select(valid, select(dark, q0, k_mean * inverse_y) - 1.0, nan);
+  result.first[0] = select(valid, select(dark | ((mode < 0.5) & (mean * q0 < kFaintFirst)), q0, k_mean / y) - 1.0, nan);
   result.first[1] = select(valid, (k_mean * r_mean - g * c2) * inverse_s2, nan);
   result.first[2] = select(valid, r_mean * inverse_s2, nan);
   result.first[3] = select(valid, r_square * inverse_s3 - inverse_s, nan);
@@ -233,6 +243,7 @@ BITLENS_FUNCTION Result<Value> evaluate(Value measured, Value mean, Value gain, 
                               -inverse_s2,
                               -2.0 * r_mean * inverse_s3,
                               inverse_s2 - 3.0 * r_square * inverse_s2 * inverse_s2};
+  const auto faint = dark | ((mode < 0.5) & (mean * q0 < kFaintSecond));
   const Value r_one = residual - g;
   const Value at_dark[4] = {q0 * exponential(pull - 1.5 * a) - q0 * q0, q0 * r_one * inverse_s2, -q0 * g * inverse_s2,
                             q0 * (r_one * r_one - residual * residual) * inverse_s3};
@@ -242,7 +253,7 @@ BITLENS_FUNCTION Result<Value> evaluate(Value measured, Value mean, Value gain, 
       Value second = expected[index] + linear[row] * linear[column] * c2 +
                      (linear[row] * square[column] + square[row] * linear[column]) * c3 +
                      square[row] * square[column] * spread;
-      if (row == 0) second = select(dark, at_dark[column], second);
+      if (row == 0) second = select(faint, at_dark[column], second);
       result.second[index] = select(valid, second, nan);
     }
   }

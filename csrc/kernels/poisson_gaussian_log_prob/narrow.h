@@ -15,11 +15,13 @@ namespace BITLENS_ISA {
 namespace poisson_gaussian {
 
 constexpr float kNarrowCounts = 1e6f;  // photo-electrons; beyond, a step of one electron is lost in rounding
+constexpr float kNarrowFaint = 1e-25f;  // photo-electrons; no more than none as long as kNarrowPull holds
 constexpr float kNarrowPull = 40.0f;   // |log| of the ratio of the first terms, the mean left out
 constexpr int kNarrowTerms = 40;       // on either side of the start: for sums up to 6 electrons wide
 constexpr float kNarrowOff = 8.0f;     // electrons from the start of the sum to its mode
-// Standard deviations of the summand that are summed on either side of the mode: the rest is below 7e-8 of a term.
-constexpr float kNarrowReach = 5.75f;
+// Standard deviations of the summand that are summed on either side of the mode: a term beyond is below 3e-7 of the
+// largest, and all of them are below 5e-8 of the sum.
+constexpr float kNarrowReach = 5.5f;
 
 // What depends on the sensor alone; computed once where the sensor is the same for a row of pixels. `_rest` is what
 // single precision leaves of a parameter that is known to double precision.
@@ -79,7 +81,7 @@ BITLENS_FUNCTION void extend_powers(Sensor<Value>& sensor, int count) {
 // Where the sum of one element starts.
 template <class Value>
 struct Start {
-  Value mean;      // or a harmless value where the element is `hard`
+  Value mean;
   Value mode;      // the count to start from, near the mode
   Value residual;  // measured - offset - gain mode
   Value rise, up, down;  // first ratio upwards times (mode + 1) / mean, times mode + 1; first ratio downwards over mode
@@ -89,10 +91,10 @@ struct Start {
 template <class Value>
 BITLENS_FUNCTION Start<Value> start_of_sum(Value measured, Value mean, const Sensor<Value>& sensor) {
   Value* const type = 0;
-  const Value zero = broadcast(type, 0.0f), one = broadcast(type, 1.0f);
-  const auto good = (sensor.bad < 0.5f) & (mean >= 0.0f) & (mean < kNarrowCounts) & (absolute(measured) < 1e30f);
-  const Value y = select(good, mean, one);
-  const Value z = select(good, measured, sensor.offset);
+  const Value zero = broadcast(type, 0.0f);
+  const auto good = (sensor.bad < 0.5f) & (mean >= 0.0f);
+  // What is NaN, infinite or too large fails the comparisons at the end, whatever comes in between.
+  const Value y = select(mean > kNarrowFaint, mean, zero), z = measured;
   const Value a = sensor.a;
 
   const Value signal = z - sensor.offset;
@@ -130,7 +132,7 @@ BITLENS_FUNCTION Start<Value> start_of_sum(Value measured, Value mean, const Sen
   // The width of the summand, and how far its mode may be from the start as the first ratios show.
   const Value variance = rough_reciprocal(a + rough_reciprocal(start.mode + 10.0f));
   const Value off = (maximum(start.up * rough_reciprocal(start.mode + 1.0f), start.down * start.mode) - 1.0f) * variance;
-  const Value reach = maximum(off, zero) + (kNarrowReach * rough_square_root(variance) + 1.5f);
+  const Value reach = maximum(off, zero) + (kNarrowReach * rough_square_root(variance) + 1.0f);
   const auto easy = good & (absolute(pull) < kNarrowPull) & (start.mode < kNarrowCounts) & (off < kNarrowOff) &
                     (reach < static_cast<float>(kNarrowTerms));
   start.reach = select(easy, reach, zero);
@@ -222,17 +224,18 @@ BITLENS_FUNCTION NarrowResult<Value> finish_sum(const Start<Value>& start, const
   const Value normalised = residual * sensor.inverse_read_std;
   const Value rest = multiply_add(residual, sensor.inverse_read_std_rest,
                                   multiply_add(residual, sensor.inverse_read_std, -normalised));
-  const Value poisson = multiply_add(normalised, rest, select(no_count, y, deviance + correction));
-  const Value exponent = multiply_add(0.5f * normalised, normalised, poisson);
+  const Value square = (0.5f * normalised) * normalised;
+  const Value square_rest = multiply_add(normalised, rest, multiply_add(0.5f * normalised, normalised, -square));
+  const Value poisson = select(no_count, y, deviance + correction);
   const Value stirling = select(no_count, one, 0.159154943f * inverse_k);  // square of 1 / sqrt(2 pi k)
 
   NarrowResult<Value> result;
   const Value total = sums.up[0] + sums.scale * (sums.down[0] - 1.0f);
   const Value sum = total * reciprocal(sums.scale);
-  // The logarithm may cancel against the exponent: its large part is exact and joins first.
+  // The logarithm may cancel against the exponents: its large part is exact and joins them first.
   Value small_part;
   const Value large_part = logarithm_parts(sum * sum * (stirling * sensor.scale), small_part);
-  result.value = multiply_add(half, large_part, -exponent) + half * small_part;
+  result.value = (multiply_add(half, large_part, -square) - poisson) + multiply_add(half, small_part, -square_rest);
   if (Moments == 0) return result;
 
   constexpr int kFirst = Moments > 0 ? 1 : 0, kSecond = Moments > 1 ? 2 : 0;

@@ -31,6 +31,7 @@ _STIRLING = np.array(
     ]
 )
 _LARGEST_MEAN, _LARGEST_MODE, _TAIL = 1e15, 9e15, 1e-20  # as in math.h
+_DISTINCT_MODE, _FAINT_FIRST, _FAINT_SECOND = 1e9, 1e-13, 1e-8
 _LOG_ROOT_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -148,6 +149,11 @@ def evaluate_element(
         mode = float(round(solution))
     product, product_error = _exact_product(gain, mode)
     residual = ((signal - product) - product_error) + signal_error
+    if mode > _DISTINCT_MODE:  # a relative 1e-12 is many counts there: Newton with the exact residual
+        slope = ratio * (residual * inverse_s) + (log_y - math.log(mode))
+        mode = min(max(mode + float(round(slope / (1.0 / mode + a))), 0.0), _LARGEST_MODE)
+        product, product_error = _exact_product(gain, mode)
+        residual = ((signal - product) - product_error) + signal_error
     pull = ratio * (residual * inverse_s)
     width = 1.0 / math.sqrt(1.0 / max(mode, 1.0) + a)
     stride = max(1.0, float(round(width * 0.25 - 0.5)))
@@ -182,8 +188,8 @@ def evaluate_element(
     inverse_s3 = inverse_s2 * inverse_s
     r_square = r_mean * r_mean + gain * gain * c2
     kr = k_mean * r_mean - gain * c2
-    q0 = math.exp(min(pull - 0.5 * a, 709.0)) if dark else 0.0
-    out[1] = (q0 if dark else k_mean / mean) - 1.0
+    q0 = math.exp(min(pull - 0.5 * a, 709.0)) if mode < 0.5 else 0.0
+    out[1] = (q0 if dark or (mode < 0.5 and mean * q0 < _FAINT_FIRST) else k_mean / mean) - 1.0
     out[2] = kr * inverse_s2
     out[3] = r_mean * inverse_s2
     out[4] = r_square * inverse_s3 - inverse_s
@@ -222,7 +228,7 @@ def evaluate_element(
                 + square[row] * square[column] * (c4 - c2 * c2)
             )
             index += 1
-    if dark:
+    if mode < 0.5 and mean * q0 < _FAINT_SECOND:
         r_one = residual - gain
         out[5] = q0 * math.exp(min(pull - 1.5 * a, 709.0)) - q0 * q0
         out[6] = q0 * r_one * inverse_s2

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bitlens.kernels import _fallback
-from bitlens.kernels.poisson_gaussian_log_prob.fallback import _evaluate
+from bitlens.kernels.poisson_gaussian_log_prob.fallback_double import evaluate_element
 
 
 @numba.njit(nogil=True, cache=True)
@@ -29,7 +29,9 @@ def _score_rows(
         for j in range(mean.shape[0]):
             total = 0.0
             for p in range(mean.shape[1]):
-                _evaluate(float(measured[i, p]), float(mean[j, p]), gain[p], offset[p], read_std[p], 0, out)
+                evaluate_element(
+                    np.float64(measured[i, p]), np.float64(mean[j, p]), gain[p], offset[p], read_std[p], 0, out
+                )
                 total += out[0]
             output[i, j] = total
 
@@ -52,8 +54,10 @@ def _differentiate_pixels(
     for p in range(begin, end):
         for i in range(measured.shape[0]):
             for j in range(mean.shape[0]):
-                _evaluate(float(measured[i, p]), float(mean[j, p]), gain[p], offset[p], read_std[p], 1, out)
-                w = float(weight[i, j])
+                evaluate_element(
+                    np.float64(measured[i, p]), np.float64(mean[j, p]), gain[p], offset[p], read_std[p], 1, out
+                )
+                w = np.float64(weight[i, j])
                 in_measured[i, p] -= w * out[3]
                 in_mean[j, p] += w * out[1]
                 for parameter in range(3):
