@@ -20,6 +20,22 @@ def poisson_gaussian_log_prob_double(
     order: int,
     threads: int,
 ) -> None: ...
+def poisson_gaussian_bin_log_prob_float(
+    shape: Sequence[int],
+    strides: Sequence[Sequence[int]],
+    inputs: Sequence[int],
+    outputs: Sequence[int],
+    order: int,
+    threads: int,
+) -> None: ...
+def poisson_gaussian_bin_log_prob_double(
+    shape: Sequence[int],
+    strides: Sequence[Sequence[int]],
+    inputs: Sequence[int],
+    outputs: Sequence[int],
+    order: int,
+    threads: int,
+) -> None: ...
 def psf_convolve_float(
     kind: int,
     batch_shape: Sequence[int],

@@ -91,13 +91,26 @@ def poisson_gaussian_log_prob(
     threads: int,
 ) -> list[Tensor | None]:
     """Value and derivatives of broadcast inputs; `wanted` marks which of the 15 outputs to compute."""
+    return elementwise("poisson_gaussian_log_prob", backend, inputs, shape, order, wanted, threads)
+
+
+def elementwise(
+    kernel: str,
+    backend: str,
+    inputs: Sequence[Tensor],
+    shape: torch.Size,
+    order: int,
+    wanted: Sequence[bool],
+    threads: int,
+) -> list[Tensor | None]:
+    """Value and derivatives up to `order` of broadcast inputs; `wanted` marks which of the outputs to compute."""
     expanded = [tensor.expand(shape) for tensor in inputs]
     if sum(length != 1 for length in shape) > _MAX_AXES:
         expanded = [tensor.reshape(-1) for tensor in expanded]
     first = expanded[0]
     outputs = [first.new_empty(shape) if want else None for want in wanted]
     _run(
-        "poisson_gaussian_log_prob",
+        kernel,
         backend,
         first,
         first.shape,
