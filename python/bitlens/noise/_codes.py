@@ -30,7 +30,7 @@ _REACH = 9.0  # standard deviations of the output that a sum covers on each side
 _STEPS_PER_SCALE = 3.0
 _ENTROPY_ERROR, _MOMENT_ERROR = 1e-5, 1e-5  # of a midpoint before it becomes a node, which divides the error by 16
 _MOST_POINTS = 4_000_000  # of one kernel call
-_LARGEST_MEAN = 1e9  # of the kernel
+LARGEST_MEAN = 1e9  # of the kernel
 # Read noise in ADU from which rounding is one more source of noise: codes ripple by exp(-2 pi^2 read_std^2) below.
 _SMOOTH = 0.75
 
@@ -52,7 +52,7 @@ class Setting(NamedTuple):
     @property
     def saturated_mean(self) -> float:
         """Photo-electrons from which nothing changes any more."""
-        ends = [_LARGEST_MEAN]
+        ends = [LARGEST_MEAN]
         if math.isfinite(self.full_well_electrons):
             ends.append(self.full_well_electrons + 12 * math.sqrt(self.full_well_electrons) + 60)
         if self.adc_bits is not None:
@@ -73,10 +73,10 @@ class Support(NamedTuple):
 
     first: Array
     step: Array
-    count: NDArray[np.int64]
+    number: NDArray[np.int64]
 
 
-def support(y: Array, gain: Array, offset: Array, read_std: Array, adc_bits: int | None, full_well: Array) -> Support:
+def support(y: Array, gain: Array, offset: Array, read_std: Array, full_well: Array, adc_bits: int | None) -> Support:
     """All parameters in the shape of y, (n,)."""
     charge = np.minimum(y, full_well)
     deviation = np.sqrt(gain**2 * charge + read_std**2)
@@ -121,16 +121,18 @@ def distribution(setting: Setting, y: Array) -> Iterator[Part]:
     gain, offset, read_std, well = (
         np.full_like(y, v) for v in (setting.gain, setting.offset, setting.read_std, setting.full_well_electrons)
     )
-    area = support(y, gain, offset, read_std, setting.adc_bits, well)
+    area = support(y, gain, offset, read_std, well, setting.adc_bits)
     parameters = (setting.gain, setting.offset, setting.read_std, setting.full_well_electrons)
-    for rows in rows_of_like_size(area.count):
-        index = np.arange(area.count[rows].max())
-        inside = index < area.count[rows, None]
+    for rows in rows_of_like_size(area.number):
+        index = np.arange(area.number[rows].max())
+        inside = index < area.number[rows, None]
         values = area.first[rows, None] + area.step[rows, None] * np.where(inside, index, 0)
         measured = torch.from_numpy(values)
         below, above = bins(measured, setting.adc_bits)
         log_p, *slopes = kernel.tabulate(measured, torch.from_numpy(y[rows, None]), parameters, below, above)
-        yield Part(rows, values, np.where(inside, area.step[rows, None], 0.0), log_p.numpy(), [s.numpy() for s in slopes])
+        yield Part(
+            rows, values, np.where(inside, area.step[rows, None], 0.0), log_p.numpy(), [s.numpy() for s in slopes]
+        )
 
 
 def rows_of_like_size(count: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:

@@ -150,10 +150,10 @@ def _design(setting: Setting, y: Array, nodes: Array, width: float) -> Array:
     """(means, nodes): weight of each node in the expectation of g."""
     design = np.zeros((y.size, nodes.size))
     full = np.full_like(y, setting.full_well_electrons)
-    constants = (np.full_like(y, v) for v in (setting.gain, setting.offset, setting.read_std))
-    area = _codes.support(y, *constants, setting.adc_bits, full)
+    gain, offset, read_std = (np.full_like(y, v) for v in (setting.gain, setting.offset, setting.read_std))
+    area = _codes.support(y, gain, offset, read_std, full, setting.adc_bits)
     low = np.floor((area.first - nodes[0]) / width)
-    high = np.ceil((area.first + area.step * (area.count - 1) - nodes[0]) / width)
+    high = np.ceil((area.first + area.step * (area.number - 1) - nodes[0]) / width)
     low, high = np.maximum(low, 0), np.minimum(high, np.round((nodes[-1] - nodes[0]) / width))
     # Wide outputs need not every bin: the nodes are half a standard deviation apart there.
     stride = np.maximum(1.0, np.floor(_deviation(setting, np.minimum(y, full)) / width / 80))

@@ -47,7 +47,9 @@ def poisson_gaussian_bin_log_prob(
     log_poisson = torch.xlogy(k, lit) - lit - torch.lgamma(k + 1)
     wide = [t.unsqueeze(-1) for t in (z, g, o, s, down, up)]
     terms = (log_poisson + _log_mass(k, *wide)).masked_fill(~kept, -torch.inf)
-    full = _log_tail(filled, lit[..., 0], well) + _log_mass(torch.where(torch.isfinite(well), well, 0.0), z, g, o, s, down, up)
+    full = _log_tail(filled, lit[..., 0], well) + _log_mass(
+        torch.where(torch.isfinite(well), well, 0.0), z, g, o, s, down, up
+    )
     total = torch.logsumexp(torch.cat([terms, full.unsqueeze(-1)], dim=-1), dim=-1)
     none = _log_mass(torch.zeros_like(y), z, g, o, s, down, up)
     one = _log_mass(torch.clamp(well, max=1.0), z, g, o, s, down, up)
