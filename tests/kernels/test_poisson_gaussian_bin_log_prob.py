@@ -170,3 +170,159 @@ def test_agrees_with_mpmath(backend: str) -> None:
     for value, point in zip(values.tolist(), points, strict=True):
         truth = oracle(*point)
         assert abs(value - float(truth)) <= 1e-10 * max(1.0, abs(float(truth))), (point, value, float(truth))
+
+
+@pytest.mark.parametrize("dtype", contract.DTYPES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_agrees_with_the_reference(backend: str, kind: str, dtype: torch.dtype) -> None:
+    contract.check_against_reference(CASES[kind], backend, dtype)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradcheck(backend: str, kind: str) -> None:
+    contract.check_gradcheck(Case(caller(*KINDS[kind]), sensor_inputs((2, 3), True)), backend, second=False)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradients_agree_with_mpmath(backend: str) -> None:
+    """Against central differences of the 60-digit sum."""
+    points = [p for p in random_points(60) if p[1] > 0][:40]
+    leaves = [torch.tensor(column, dtype=torch.float64) for column in zip(*points, strict=True)]
+    learned = [leaf.requires_grad_() for leaf in leaves[:5]]
+    keywords = dict(zip(("below", "above", "full_well_electrons"), leaves[5:], strict=True))
+    with running(backend):
+        value = ops.poisson_gaussian_bin_log_prob(
+            learned[0], learned[1], gain=learned[2], offset=learned[3], read_std=learned[4], **keywords
+        )
+    slopes = torch.autograd.grad(value.sum(), learned)
+    for row, point in enumerate(points):
+        for column in range(5):
+            with mpmath.workdps(DIGITS):
+                step = mpmath.mpf(10) ** -9 * max(1, abs(point[column])) if column in (0, 3) else None
+                step = step or mpmath.mpf(10) ** -9 * point[column]
+                ends = [
+                    oracle(*point[:column], mpmath.mpf(point[column]) + sign * step, *point[column + 1 :])
+                    for sign in (-1, 1)
+                ]
+                truth = float((ends[1] - ends[0]) / (2 * step))
+            found = slopes[column][row].item()
+            assert abs(found - truth) <= 1e-8 * max(1.0, abs(truth)), (point, column, found, truth)
+
+
+@pytest.mark.parametrize("dtype", contract.DTYPES)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_non_contiguous(backend: str, dtype: torch.dtype) -> None:
+    contract.check_non_contiguous(CASES["code"], backend, dtype)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_one_and_two_threads_agree(backend: str) -> None:
+    contract.check_threads_agree(Case(caller(0.5, 0.5, 60.0), sensor_inputs((20, 150), True)), backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_torch_compile(backend: str) -> None:
+    contract.check_compiles(CASES["code below the full well"], backend)
+
+
+def test_instruction_sets_agree() -> None:
+    for kind in KINDS:
+        contract.check_instruction_sets_agree(CASES[kind], torch.float64, 1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_empty_and_single(backend: str) -> None:
+    with running(backend):
+        leaf = torch.zeros((0, 4), requires_grad=True)
+        value = ops.poisson_gaussian_bin_log_prob(leaf, leaf, read_std=1.0)
+        value.sum().backward()
+        assert value.shape == (0, 4)
+        single = ops.poisson_gaussian_bin_log_prob(torch.tensor(0.0), 0.0, read_std=2.0)
+    assert single.shape == ()
+    assert single.item() == pytest.approx(math.log(math.erf(0.25 / math.sqrt(2))), abs=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_one_long_reduction(backend: str) -> None:
+    """The gradient of a scalar that 65,537 pixels share is one long sum."""
+    measured = torch.round(12 + 5 * torch.randn(65_537, generator=contract.generator(), dtype=torch.float32))
+    gradients = []
+    for name, dtype in ((backend, torch.float32), ("reference", torch.float64)):
+        leaf = torch.tensor(2.0, dtype=dtype, requires_grad=True)
+        with running(name):
+            values = ops.poisson_gaussian_bin_log_prob(measured.to(dtype), 10.0, offset=2.0, read_std=leaf)
+        gradients.append(torch.autograd.grad(values.sum(), leaf)[0].item())
+    assert gradients[0] == pytest.approx(gradients[1], rel=2e-5)
+
+
+@pytest.mark.parametrize("backend", (*BACKENDS, "reference"))
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("argument", range(5))
+def test_not_finite_gives_nan_only_where_it_touches(backend: str, argument: int, bad: float) -> None:
+    inputs = [t.clone() for t in sensor_inputs((17,))(torch.float64, contract.generator())]
+    inputs[4] = inputs[4].expand(17).clone()
+    inputs[argument][3] = bad
+    with running(backend):
+        value = caller(0.5, 0.5, 50.0)(*inputs)
+    assert torch.isnan(value).tolist() == [i == 3 for i in range(17)]
+
+
+@pytest.mark.parametrize("backend", (*BACKENDS, "reference"))
+def test_outside_the_domain_is_nan(backend: str) -> None:
+    one = torch.ones(3, dtype=torch.float64)
+    good = {"mean": 1.0, "gain": 1.0, "read_std": 1.0, "below": 0.5, "above": 0.5, "full_well_electrons": 9.0}
+    bad = (
+        ("mean", -1e-9),
+        ("mean", 2e9),
+        ("gain", 0.0),
+        ("read_std", -1.0),
+        ("below", -0.1),
+        ("full_well_electrons", 0.0),
+    )
+    with running(backend):
+        for name, value in (*bad, ("above", math.nan)):
+            result = ops.poisson_gaussian_bin_log_prob(one, **(good | {name: value}))
+            assert bool(torch.isnan(result).all()), name
+        everything = ops.poisson_gaussian_bin_log_prob(one, **(good | {"below": math.inf, "above": math.inf}))
+        assert bool(torch.isnan(everything).all())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_extreme_arguments_end(backend: str) -> None:
+    """Nothing here may hang or overflow; a probability is at most one."""
+    with running(backend):
+        for mean in (0.0, 1e-300, 1e-5, 1.0, 1e5, 1e8):
+            for sigma in (1e-6, 1.0, 1e6, 1e100):
+                for measured in (-1e9, 0.0, 3.0, 1e9):
+                    for well in (0.3, 1e4, math.inf):
+                        value = ops.poisson_gaussian_bin_log_prob(
+                            torch.tensor([measured], dtype=torch.float64),
+                            mean,
+                            read_std=sigma,
+                            full_well_electrons=well,
+                        )
+                        assert value.item() <= 0.0
+
+
+def test_wrong_arguments() -> None:
+    z = torch.zeros(3)
+    op = ops.poisson_gaussian_bin_log_prob
+    contract.expect_error(TypeError, ("measured", "Tensor", "list"), lambda: op([1.0], 1.0, read_std=1.0))
+    contract.expect_error(
+        TypeError, ("below", "float32", "float64"), lambda: op(z, 1.0, read_std=1.0, below=torch.zeros(3).double())
+    )
+    contract.expect_error(
+        ValueError, ("full_well_electrons", "(2,)"), lambda: op(z, z, read_std=1.0, full_well_electrons=torch.ones(2))
+    )
+
+
+def test_second_derivatives_say_where_they_are() -> None:
+    leaf = torch.tensor([2.0], dtype=torch.float64, requires_grad=True)
+    with running("cpu"):
+        (slope,) = torch.autograd.grad(
+            ops.poisson_gaussian_bin_log_prob(leaf.detach(), leaf, read_std=1.0), leaf, create_graph=True
+        )
+        with pytest.raises(RuntimeError, match="reference backend"):
+            torch.autograd.grad(slope, leaf)

@@ -319,7 +319,8 @@ BITLENS_FUNCTION Result<Value> evaluate(Value measured, Value mean, Value gain, 
   Result<Value> result;
   const Value taken = select(complement, minimum(part, broadcast(type, 1.0 - 1e-15)), zero);
   const Value rest = 1.0 - taken;
-  result.value = select(valid, select(complement, logarithm_of_one_plus(-taken), log_sum), nan);
+  result.value = select(valid, select(complement, logarithm_of_one_plus(-taken),
+                                       select(density, log_sum, minimum(log_sum, zero))), nan);
   if (Order == 0) return result;
 
   const Value inverse = 1.0 / sums.weight;

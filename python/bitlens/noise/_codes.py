@@ -76,7 +76,9 @@ class Support(NamedTuple):
     number: NDArray[np.int64]
 
 
-def support(y: Array, gain: Array, offset: Array, read_std: Array, full_well: Array, adc_bits: int | None) -> Support:
+def support(
+    y: Array, gain: Array, offset: Array, read_std: Array, full_well: Array, *, adc_bits: int | None
+) -> Support:
     """All parameters in the shape of y, (n,)."""
     charge = np.minimum(y, full_well)
     deviation = np.sqrt(gain**2 * charge + read_std**2)
@@ -121,7 +123,7 @@ def distribution(setting: Setting, y: Array) -> Iterator[Part]:
     gain, offset, read_std, well = (
         np.full_like(y, v) for v in (setting.gain, setting.offset, setting.read_std, setting.full_well_electrons)
     )
-    area = support(y, gain, offset, read_std, well, setting.adc_bits)
+    area = support(y, gain, offset, read_std, well, adc_bits=setting.adc_bits)
     parameters = (setting.gain, setting.offset, setting.read_std, setting.full_well_electrons)
     for rows in rows_of_like_size(area.number):
         index = np.arange(area.number[rows].max())

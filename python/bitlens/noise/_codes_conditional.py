@@ -151,7 +151,7 @@ def _design(setting: Setting, y: Array, nodes: Array, width: float) -> Array:
     design = np.zeros((y.size, nodes.size))
     full = np.full_like(y, setting.full_well_electrons)
     gain, offset, read_std = (np.full_like(y, v) for v in (setting.gain, setting.offset, setting.read_std))
-    area = _codes.support(y, gain, offset, read_std, full, setting.adc_bits)
+    area = _codes.support(y, gain, offset, read_std, full, adc_bits=setting.adc_bits)
     low = np.floor((area.first - nodes[0]) / width)
     high = np.ceil((area.first + area.step * (area.number - 1) - nodes[0]) / width)
     low, high = np.maximum(low, 0), np.minimum(high, np.round((nodes[-1] - nodes[0]) / width))

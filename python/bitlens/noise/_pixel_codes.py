@@ -118,7 +118,7 @@ def _each_pixel(which: int, mean: Tensor, sensor: Parameters) -> Tensor:
             middle = gain * y + offset
             free &= (read_std > _SMOOTH) & (middle + reach < sensor.top) & (offset - 10 * read_std > 0)
         summed = torch.nonzero(~free)[:, 0]
-        columns = [t[summed].cpu().numpy() for t in (y, gain, offset, read_std, well)]
+        columns = (t[summed].cpu().numpy() for t in (y, gain, offset, read_std, well))
         area = _codes.support(*columns, adc_bits=sensor.adc_bits)
     result = _unlimited(which, y, gain, offset, read_std, rounding)
     for rows in _codes.rows_of_like_size(area.number):

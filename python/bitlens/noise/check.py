@@ -109,7 +109,7 @@ def check_noise(
         sensor = _repeats.sensor_of(noise, frames.shape[1:])
     seen = _repeats.observe(frames, sensor, generator)
 
-    tests = limits + [NoiseTest("variance over that predicted", "dispersion", *_two_sided(seen.dispersion_z))]
+    tests = [*limits, NoiseTest("variance over that predicted", "dispersion", *_two_sided(seen.dispersion_z))]
     if seen.slope is not None:
         tests.append(NoiseTest("growth of the variance with the mean", "gain", *_two_sided(seen.slope_z)))
         tests.append(NoiseTest("variance without light", "offset", *_two_sided(seen.intercept_z)))

@@ -138,8 +138,8 @@ class PoissonGaussianNoise(NoiseModel):
         check_finite("measured", measured)
         if self.adc_bits is not None and not bool(_pixel_codes.is_code(measured, self.adc_bits).all()):
             raise ValueError(
-                f"measured: need whole codes of 0 to {2**self.adc_bits - 1} for adc_bits={self.adc_bits}, got values of "
-                f"{measured.min().item():g} to {measured.max().item():g}"
+                f"measured: need whole codes of 0 to {2**self.adc_bits - 1} for adc_bits={self.adc_bits}, got values "
+                f"of {measured.min().item():g} to {measured.max().item():g}"
                 + (" with fractions" if bool((measured != torch.round(measured)).any()) else "")
             )
 

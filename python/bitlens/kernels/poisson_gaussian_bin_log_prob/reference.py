@@ -1,4 +1,4 @@
-"""Probability of a bin of a digitised, saturating sensor as the explicit sum, in differentiable torch: the definition."""
+"""Bin probability of a digitised, saturating sensor as the explicit sum, in differentiable torch: the definition."""
 
 from __future__ import annotations
 
@@ -61,15 +61,15 @@ def _log_mass(k: Tensor, z: Tensor, g: Tensor, o: Tensor, s: Tensor, below: Tens
     """log of the normal mass between the edges for k electrons; of the density where the edges are one."""
     middle = (z - o - g * k) / s
     density = (below + above) == 0
-    half_down = torch.where(density, torch.ones_like(below), below) / s
-    half_up = torch.where(density, torch.ones_like(above), above) / s
-    a, b = middle - half_down, middle + half_up
-    flipped = a + b > 0
-    near, far = torch.where(flipped, -a, b), torch.where(flipped, -b, a)  # near > far, both as far down as can be
+    open_below, open_above = torch.isinf(below), torch.isinf(above)
+    # Gradients must not meet an infinite edge, nor one bin without width.
+    a = middle - torch.where(open_below | density, torch.ones_like(below), below) / s
+    b = middle + torch.where(open_above | density, torch.ones_like(above), above) / s
+    flipped = (open_above | (a + b > 0)) & ~open_below
+    near, far = torch.where(flipped, -a, b), torch.where(flipped, -b, a)  # the larger first, on the side of the tail
     log_near = torch.special.log_ndtr(near)
-    open_far = torch.isinf(far)
-    ratio = torch.special.log_ndtr(torch.where(open_far, near - 1.0, far)) - log_near
-    mass = log_near + torch.where(open_far, torch.zeros_like(near), torch.log(-torch.expm1(ratio)))
+    difference = log_near + torch.log(-torch.expm1(torch.special.log_ndtr(far) - log_near))
+    mass = torch.where(open_below | open_above, log_near, difference)
     log_density = -0.5 * middle**2 - torch.log(s) - 0.5 * math.log(2 * math.pi)
     return torch.where(density, log_density, mass)
 
