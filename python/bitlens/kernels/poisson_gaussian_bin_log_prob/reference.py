@@ -66,10 +66,12 @@ def _log_mass(k: Tensor, z: Tensor, g: Tensor, o: Tensor, s: Tensor, below: Tens
     a = middle - torch.where(open_below | density, torch.ones_like(below), below) / s
     b = middle + torch.where(open_above | density, torch.ones_like(above), above) / s
     flipped = (open_above | (a + b > 0)) & ~open_below
-    near, far = torch.where(flipped, -a, b), torch.where(flipped, -b, a)  # the larger first, on the side of the tail
+    near = torch.where(flipped, -a, b)  # both edges on the side of the tail, this the larger
+    far = torch.where(flipped, -b, a)
     log_near = torch.special.log_ndtr(near)
-    difference = log_near + torch.log(-torch.expm1(torch.special.log_ndtr(far) - log_near))
-    mass = torch.where(open_below | open_above, log_near, difference)
+    one_edge = open_below | open_above
+    ratio = torch.where(one_edge, torch.full_like(near, -1.0), torch.special.log_ndtr(far) - log_near)
+    mass = log_near + torch.where(one_edge, torch.zeros_like(near), torch.log(-torch.expm1(ratio)))
     log_density = -0.5 * middle**2 - torch.log(s) - 0.5 * math.log(2 * math.pi)
     return torch.where(density, log_density, mass)
 
