@@ -42,16 +42,24 @@ def by_definition(noise: PoissonGaussianNoise, code: int, mean: float) -> float:
     gain, offset, read_std = (mpmath.mpf(float(p)) for p in (noise.gain, noise.offset, noise.read_std))
     well = math.inf if noise.full_well_electrons is None else float(noise.full_well_electrons)
     assert noise.adc_bits is not None
+
+    def tail(x: mpmath.mpf) -> mpmath.mpf:
+        return mpmath.erfc(x / mpmath.sqrt(2)) / 2
+
     with mpmath.workdps(60):
-        # Counts far above are as unlikely as the tail is long; a margin of many standard deviations.
+        # A margin of many standard deviations above the mean and above what the code stands for.
+        last = max(mean + 40 * math.sqrt(mean), (code - float(offset)) / float(gain)) + 120
         total, p, k = mpmath.mpf(0), mpmath.exp(-mpmath.mpf(mean)), 0
-        while k <= mean + 40 * math.sqrt(mean) + 120:
+        while k <= last:
             signal = gain * min(k, well) + offset
             low = (code - mpmath.mpf(0.5) - signal) / read_std
             high = (code + mpmath.mpf(0.5) - signal) / read_std
-            above_low = mpmath.mpf(1) if code == 0 else mpmath.erfc(low / mpmath.sqrt(2)) / 2
-            above_high = mpmath.mpf(0) if code == 2**noise.adc_bits - 1 else mpmath.erfc(high / mpmath.sqrt(2)) / 2
-            total += p * (above_low - above_high)
+            if code == 0:
+                total += p * tail(-high)
+            elif code == 2**noise.adc_bits - 1:
+                total += p * tail(low)
+            else:  # the difference of the two tails that are small
+                total += p * (tail(low) - tail(high) if low + high > 0 else tail(-high) - tail(-low))
             k += 1
             p *= mpmath.mpf(mean) / k
         return float(mpmath.log(total))
@@ -87,9 +95,9 @@ def test_impossible_codes_have_no_probability() -> None:
     mean = torch.full_like(measured, 3.0).requires_grad_()
     value = noise.log_prob(measured, mean)
     assert torch.isinf(value).tolist() == [True, False, True, False, True, True, False]
-    assert math.isnan(float(value[-1]))
-    (slope,) = torch.autograd.grad(value[[0, 1, 2, 3, 4, 5]].nan_to_num(neginf=0.0).sum(), mean)
-    assert bool(torch.isfinite(slope).all())
+    assert math.isnan(float(value[-1].detach()))
+    (slope,) = torch.autograd.grad(value[:6].nan_to_num(neginf=0.0).sum(), mean)
+    assert bool(torch.isfinite(slope[:6]).all())
     for bad, words in ((-1.0, "0 to 255"), (256.0, "adc_bits=8"), (1.5, "fractions")):
         with pytest.raises(ValueError, match=words):
             noise.check_measured(torch.tensor([bad, 2.0]))
@@ -191,6 +199,21 @@ def test_entropy_by_summation_over_codes(name: str) -> None:
     assert bool(torch.isnan(noise.entropy(scalar(-1.0))))
 
 
+def test_entropy_and_moments_of_many_codes() -> None:
+    """A noise of 190 codes, cut off by the end of the scale or not: codes in blocks against every one of 16,384."""
+    noise = PoissonGaussianNoise(3.0, 100.0, read_std=20.0, adc_bits=14)
+    mean = torch.tensor([0.0, 3.0, 1500.0, 4800.0, 5300.0, 5428.0, 5500.0, 5700.0], dtype=torch.float64)
+    c = codes(noise)[:, None]
+    log_p = noise.log_prob(c, mean)
+    p = torch.exp(log_p)
+    truth = -(p * torch.where(torch.isfinite(log_p), log_p, 0.0)).sum(0)
+    assert float((noise.entropy(mean) - truth).abs().max()) < 1e-5
+    expected = (p * c).sum(0)
+    variance = (p * (c - expected) ** 2).sum(0)
+    assert float(((noise.expected(mean) - expected).abs() / torch.sqrt(variance)).max()) < 3e-5
+    assert float((noise.variance(mean) / variance - 1).abs().max()) < 3e-5
+
+
 @pytest.mark.parametrize(
     ("gain", "read_std", "well"), [(2.0, 1.4, 60.0), (1.0, 0.2, 25.0), (0.5, 3.0, 900.0), (1.0, 0.4, 9.5)]
 )
@@ -257,13 +280,13 @@ def test_entropy_and_moments_differentiate(name: str) -> None:
 def test_limits() -> None:
     """Fine codes approach the density, an endless well no well, and a deep saturation no entropy at all."""
     y = torch.tensor([0.5, 20.0, 300.0], dtype=torch.float64)
-    plain = PoissonGaussianNoise(0.9, 5.0, read_std=1.3)
-    fine = PoissonGaussianNoise(0.9 * 4096, 5.0 * 4096, read_std=1.3 * 4096, adc_bits=32)
-    z = torch.tensor([6.0, 20.0, 281.0], dtype=torch.float64)
-    mass, density = fine.log_prob(z * 4096, y), plain.log_prob(z, y)
-    torch.testing.assert_close(mass, density - math.log(4096), rtol=0, atol=1e-7)
-    torch.testing.assert_close(fine.entropy(y), plain.entropy(y) + math.log(4096), rtol=0, atol=1e-4)
-    deep = PoissonGaussianNoise(0.9, 5.0, read_std=1.3, full_well_electrons=1e8)
+    plain = PoissonGaussianNoise(0.9, 13.0, read_std=1.3)
+    fine = PoissonGaussianNoise(0.9 * 1024, 13.0 * 1024, read_std=1.3 * 1024, adc_bits=20)
+    z = torch.tensor([14.0, 28.0, 289.0], dtype=torch.float64)
+    mass, density = fine.log_prob(z * 1024, y), plain.log_prob(z, y)
+    torch.testing.assert_close(mass, density - math.log(1024), rtol=0, atol=1e-7)
+    torch.testing.assert_close(fine.entropy(y), plain.entropy(y) + math.log(1024), rtol=0, atol=1e-4)
+    deep = PoissonGaussianNoise(0.9, 13.0, read_std=1.3, full_well_electrons=1e8)
     torch.testing.assert_close(deep.log_prob(z, y), density, rtol=0, atol=1e-12)
     torch.testing.assert_close(deep.entropy(y), plain.entropy(y), rtol=0, atol=1e-6)
     saturated = PoissonGaussianNoise(1.0, read_std=2.0, adc_bits=8)
@@ -343,7 +366,7 @@ ESTIMATED = {
 
 @pytest.mark.parametrize("name", ESTIMATED)
 def test_conditional_entropy_from_codes_is_almost_unbiased(name: str) -> None:
-    """E g - h at every mean from 0.1 to far beyond saturation, by summation; the bound is tighter where it is linear."""
+    """E g - h at every mean from 0.1 to far beyond saturation, by summation; tighter where the sensor is linear."""
     noise, limit, limit_linear = ESTIMATED[name]
     well = math.inf if noise.full_well_electrons is None else float(noise.full_well_electrons)
     if noise.adc_bits is None:
@@ -372,14 +395,14 @@ def test_conditional_entropy_from_codes_is_almost_unbiased(name: str) -> None:
 def test_conditional_entropy_of_maps() -> None:
     """Pixels of many sensors, some saturated: the mean over pixels agrees with the exact one within its error."""
     generator = torch.Generator().manual_seed(1)
-    shape = (12, 12)
+    shape = (6, 6)
     noise = PoissonGaussianNoise(
         0.5 + 0.02 * torch.rand(shape, generator=generator),
         12 + torch.randn(shape, generator=generator),
         read_std=1.5 + 0.3 * torch.rand(shape, generator=generator),
         adc_bits=8,
     )
-    mean = torch.linspace(2, 560, 144, dtype=torch.float64).reshape(shape).expand(600, *shape).clone()
+    mean = torch.linspace(2, 560, 36, dtype=torch.float64).reshape(shape).expand(600, *shape).clone()
     measured = noise.sample(mean, generator=generator)
     estimate = conditional_entropy(noise, measured)
     exact = conditional_entropy(noise, measured, mean=mean)
@@ -413,7 +436,7 @@ def test_estimators_take_codes() -> None:
     """One pixel on two levels, both codes of a 4-bit sensor: information by summation, by every route to it."""
     noise = PoissonGaussianNoise(0.4, 2.0, read_std=0.6, adc_bits=4)
     generator = torch.Generator().manual_seed(2)
-    levels = torch.tensor([4.0, 30.0], dtype=torch.float64)
+    levels = torch.tensor([8.0, 15.0], dtype=torch.float64)
     mean = levels[torch.randint(2, (1500, 1), generator=generator)]
     measured = noise.sample(mean, generator=generator)
     p = torch.exp(noise.log_prob(codes(noise)[:, None], levels))
@@ -469,9 +492,11 @@ def test_optimize_design_chooses_a_gain() -> None:
         nn.Identity(),
         noise,
         scenes,
-        n_steps=40,
+        n_steps=60,
+        learning_rate=0.1,
         constraints={"gain": bitlens.design.Box(0.01, 10.0)},
         generator=generator,
     )
-    assert 0.1 < float(result.noise.gain) < 0.6  # type: ignore[arg-type]
+    assert isinstance(result.noise, PoissonGaussianNoise)
+    assert 0.1 < float(result.noise.gain.detach()) < 0.6
     assert result.history[-1].objective_bits > result.history[0].objective_bits + 1.0

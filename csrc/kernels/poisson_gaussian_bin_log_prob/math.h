@@ -293,28 +293,40 @@ BITLENS_FUNCTION Result<Value> evaluate(Value measured, Value mean, Value gain, 
   sums.edge_charge = sums.edge_charge * stride;
   sums.moment = sums.moment * stride;
 
-  // Everything at or above the full well. Skipped where even a bound of its weight is negligible.
-  Value by_mean = select(lit, sums.weight * ((start - y) / y) + sums.shift / y, zero);
+  const Value inverse = 1.0 / sums.weight;
+  Value log_sum = at_start - 0.5 * first.n * first.n + sums.reference + logarithm(sums.weight);
+  Value by_mean = select(lit, (start - y) / y + sums.shift * inverse / y, zero);
+  Value edge_charge = sums.edge_charge * inverse, edge = sums.edge * inverse, moment = sums.moment * inverse;
+
+  // Everything at or above the full well, unless even a bound of its weight is negligible. In logarithms of its own:
+  // far beyond saturation the counts below weigh exp(-mean), whose digits must not enter the sum.
   const auto finite_well = lit & (lumped < 1e15);
   if (any(finite_well)) {
     const Value ahead = lumped - y;
     const Mass<Value> full = bin_mass<Order>(bin, m0 - bin.slope * (select(finite_well, well, zero) - start));
-    const Value gaussian = 0.5 * (first.n - full.n) * (first.n + full.n);
-    const Value bound = select(ahead > 0.0, -0.5 * ahead * ahead / (y + ahead), zero) - at_start + gaussian;
-    const auto reached = finite_well & (bound + logarithm(maximum(full.mass, broadcast(type, 1e-300))) >
-                                        sums.reference + logarithm(sums.weight) - 60.0);
+    const Value log_mass = logarithm(maximum(full.mass, broadcast(type, 1e-300))) - 0.5 * full.n * full.n;
+    const Value bound = select(ahead > 0.0, -0.5 * ahead * ahead / (y + ahead), zero) + log_mass;
+    const auto reached = finite_well & (bound > log_sum - 60.0);
     if (any(reached)) {
       const Tail<Value> tail = poisson_tail(select(reached, lumped, one), select(reached, y, one),
                                             select(reached, log_y, zero), reached);
-      const Value before = sums.reference;
-      const Value added = add_term<Order>(sums, tail.log_probability - at_start + gaussian, full, zero,
-                                          select(reached, well, zero), reached);
-      by_mean = by_mean * exponential(before - sums.reference) + select(reached, added * tail.hazard, zero);
+      const Value log_full = select(reached, tail.log_probability + log_mass, log_sum - 100.0);
+      const Value top = maximum(log_sum, log_full);
+      const Value below_share = exponential(log_sum - top), full_share = exponential(log_full - top);
+      const Value total = below_share + full_share;
+      const Value kept = below_share / total, added = select(reached, full_share / total, zero);
+      const Value scale = added / maximum(full.mass, broadcast(type, 1e-300));
+      log_sum = top + logarithm(total);
+      by_mean = kept * by_mean + added * select(reached, tail.hazard, zero);
+      if (Order >= 1) {
+        edge_charge = kept * edge_charge + scale * full.edge * select(reached, well, zero);
+        edge = kept * edge + scale * full.edge;
+        moment = kept * moment + scale * full.moment;
+      }
     }
   }
+  log_sum = log_sum - (kLogRootTwoPi + select(density, logarithm(s), zero));
 
-  const Value log_sum = at_start - 0.5 * first.n * first.n + sums.reference + logarithm(sums.weight) -
-                        (kLogRootTwoPi + select(density, logarithm(s), zero));
   const Value part = exponential(minimum(log_sum, zero));
   Result<Value> result;
   const Value taken = select(complement, minimum(part, broadcast(type, 1.0 - 1e-15)), zero);
@@ -323,7 +335,6 @@ BITLENS_FUNCTION Result<Value> evaluate(Value measured, Value mean, Value gain, 
                                        select(density, log_sum, minimum(log_sum, zero))), nan);
   if (Order == 0) return result;
 
-  const Value inverse = 1.0 / sums.weight;
   // Without light one electron is the only other count that a little light would bring.
   const Mass<Value> one_electron = bin_mass<0>(bin, m0 - bin.slope * minimum(one, well));
   const Value dark_slope =
@@ -331,13 +342,13 @@ BITLENS_FUNCTION Result<Value> evaluate(Value measured, Value mean, Value gain, 
           one_electron.mass / first.mass -
       1.0;
   Value derivative[4];
-  derivative[0] = select(dark, dark_slope, by_mean * inverse);
-  derivative[1] = sums.edge_charge * inverse * inverse_s;
-  derivative[2] = sums.edge * inverse * inverse_s;
-  derivative[3] = -(sums.moment * inverse * inverse_s);
+  derivative[0] = select(dark, dark_slope, by_mean);
+  derivative[1] = edge_charge * inverse_s;
+  derivative[2] = edge * inverse_s;
+  derivative[3] = -(moment * inverse_s);
   const Value factor = select(complement, -part / rest, one);
   for (int i = 0; i < 4; ++i) {
-    // A density in ADU has its own 1 / read_std; `moment` of a density is 1 - m^2 per unit of mass.
+    // The `moment` of a density is 1 - m^2 per unit of mass, which has the derivative of its 1 / read_std in it.
     result.first[i] = select(valid, derivative[i] * factor, nan);
   }
   return result;

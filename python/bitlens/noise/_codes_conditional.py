@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bitlens.kernels.poisson_gaussian_bin_log_prob import op as kernel
@@ -21,7 +23,7 @@ from bitlens.noise import _codes, _entropy
 from bitlens.noise._codes import Array, Setting
 from bitlens.noise.base import LOG_TWO_PI_E
 
-_PULL = 0.02  # as for an unlimited sensor: it keeps the spread of g below 2 nats
+_PULL = 0.03  # keeps the spread of g below 2 nats where the sensor is linear
 _N_REFERENCE_MEANS = 421  # the number of means that pull is relative to
 _SEPARATE = 0.3  # read noise in electrons below which the output is rounded to single electrons first
 _LOW = 60.0  # photo-electrons up to which the means are dense
@@ -149,33 +151,42 @@ def known_at_end(setting: Setting) -> float:
 def _design(setting: Setting, y: Array, nodes: Array, width: float) -> Array:
     """(means, nodes): weight of each node in the expectation of g."""
     design = np.zeros((y.size, nodes.size))
-    full = np.full_like(y, setting.full_well_electrons)
-    gain, offset, read_std = (np.full_like(y, v) for v in (setting.gain, setting.offset, setting.read_std))
-    area = _codes.support(y, gain, offset, read_std, full, adc_bits=setting.adc_bits)
-    low = np.floor((area.first - nodes[0]) / width)
-    high = np.ceil((area.first + area.step * (area.number - 1) - nodes[0]) / width)
-    low, high = np.maximum(low, 0), np.minimum(high, np.round((nodes[-1] - nodes[0]) / width))
-    # Wide outputs need not every bin: the nodes are half a standard deviation apart there.
-    stride = np.maximum(1.0, np.floor(_deviation(setting, np.minimum(y, full)) / width / 80))
-    count = np.floor((high - low) / stride).astype(np.int64) + 1
-    parameters = (setting.gain, setting.offset, setting.read_std, setting.full_well_electrons)
-    for rows in _codes.rows_of_like_size(count):
-        index = np.arange(count[rows].max())
-        inside = index < count[rows, None]
-        position = low[rows, None] + stride[rows, None] * np.where(inside, index, 0)
-        z = torch.from_numpy(nodes[0] + width * position)
-        if setting.adc_bits is not None:
-            below, above = _codes.bins(z, setting.adc_bits)
-        else:
-            below = above = torch.full_like(z, 0.5 * width)
-        log_p = kernel.tabulate(z, torch.from_numpy(y[rows, None]), parameters, below, above)[0].numpy()
-        p = np.where(inside, np.exp(log_p) * stride[rows, None], 0.0)
-        left = np.clip(np.searchsorted(nodes, z.numpy(), "right") - 1, 0, nodes.size - 2)
-        fraction = (z.numpy() - nodes[left]) / (nodes[left + 1] - nodes[left])
+    parts = _code_probabilities(setting, y) if setting.adc_bits is not None else _bins(setting, y, nodes, width)
+    for rows, z, p in parts:
+        left = np.clip(np.searchsorted(nodes, z, "right") - 1, 0, nodes.size - 2)
+        fraction = (z - nodes[left]) / (nodes[left + 1] - nodes[left])
         row = np.broadcast_to(rows[:, None], p.shape)
         np.add.at(design, (row, left), p * (1 - fraction))
         np.add.at(design, (row, left + 1), p * fraction)
     return design
+
+
+def _code_probabilities(setting: Setting, y: Array) -> Iterator[tuple[NDArray[np.int64], Array, Array]]:
+    """Rows of y, their codes and the probability of each."""
+    for part in _codes.distribution(setting, y):
+        yield part.rows, part.values, np.exp(part.log_p) * part.weight
+
+
+def _bins(setting: Setting, y: Array, nodes: Array, width: float) -> Iterator[tuple[NDArray[np.int64], Array, Array]]:
+    """Rows of y, middles of bins around multiples of the width and the probability of each."""
+    full = np.full_like(y, setting.full_well_electrons)
+    deviation = _deviation(setting, np.minimum(y, full))
+    middle = setting.gain * np.minimum(y, full) + setting.offset
+    low = np.floor((middle - 9 * deviation - setting.gain - nodes[0]) / width)
+    high = np.ceil((middle + 12 * deviation + 14 * setting.gain - nodes[0]) / width)
+    low, high = np.maximum(low, 0), np.minimum(high, np.round((nodes[-1] - nodes[0]) / width))
+    # Wide outputs need not every bin: the nodes are some standard deviations over six apart there.
+    stride = np.maximum(1.0, np.floor(deviation / width / 80))
+    number = np.floor((high - low) / stride).astype(np.int64) + 1
+    parameters = (setting.gain, setting.offset, setting.read_std, setting.full_well_electrons)
+    for rows in _codes.rows_of_like_size(number):
+        index = np.arange(number[rows].max())
+        inside = index < number[rows, None]
+        position = low[rows, None] + stride[rows, None] * np.where(inside, index, 0)
+        z = torch.from_numpy(nodes[0] + width * position)
+        half = torch.full_like(z, 0.5 * width)
+        log_p = kernel.tabulate(z, torch.from_numpy(y[rows, None]), parameters, half, half)[0].numpy()
+        yield rows, z.numpy(), np.where(inside, np.exp(log_p) * stride[rows, None], 0.0)
 
 
 @functools.lru_cache(maxsize=64)

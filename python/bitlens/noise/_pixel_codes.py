@@ -125,16 +125,23 @@ def _each_pixel(which: int, mean: Tensor, sensor: Parameters) -> Tensor:
         place = summed[torch.from_numpy(rows).to(summed.device)]
         one = Parameters(y, (gain[place, None], offset[place, None], read_std[place, None], well[place, None]), None)
         one.adc_bits = sensor.adc_bits
-        first, step, count = (torch.from_numpy(v[rows]).to(y.device)[:, None] for v in area)
-        index = torch.arange(int(count.max()), device=y.device)
-        inside = index < count
-        values = first + step * torch.where(inside, index, 0)
-        log_p = log_prob(values, y[place, None], one)
-        p = torch.where(inside, torch.exp(log_p) * step, 0.0)
+        values, weight = (torch.from_numpy(v).to(y.device) for v in area.points(rows, sensor.top))
+        below, above = _codes.bins(values, sensor.adc_bits)
+        log_p = ops.poisson_gaussian_bin_log_prob(
+            values,
+            y[place, None],
+            gain=one.gain,
+            offset=one.offset,
+            read_std=one.read_std,
+            below=below,
+            above=above,
+            full_well_electrons=one.full_well,
+        )
+        p = torch.exp(log_p) * weight
         if which == ENTROPY:
             total = -(p * torch.where(p > 0, log_p, 0.0)).sum(dim=1)
         else:
-            total = (p * values).sum(dim=1)
+            total = (p * values).sum(dim=1) / p.sum(dim=1)
             if which == VARIANCE:
                 total = (p * (values - total.detach()[:, None]) ** 2).sum(dim=1)
         result = result.index_put((place,), total)

@@ -125,6 +125,11 @@ def check_noise(
     tests.append(NoiseTest("values heaped at an end of the scale", "clipping", None, 0.0 if seen.clipped else 1.0))
 
     p_value = min(1.0, len(tests) * min(test.p_value for test in tests))
+    no_codes = [
+        "clipping: there are values that are no codes of the ADC: fractions, or outside its range"
+        for test in limits
+        if test.p_value == 0
+    ]
     wrong = {test.concerns for test in tests if len(tests) * test.p_value < level}
     return NoiseCheck(
         fits=p_value >= level,
@@ -135,7 +140,7 @@ def check_noise(
         dispersion_stderr=seen.dispersion_stderr,
         pit_histogram=seen.pit_histogram,
         information_shift=_information_shift(noise, seen.mean),
-        findings=tuple(_findings(noise, seen, wrong, sensor)),
+        findings=tuple(no_codes + _findings(noise, seen, wrong, sensor)),
         n_frames=len(frames),
         n_pixels=int(np.prod(frames.shape[1:])),
     )
@@ -205,8 +210,6 @@ def _findings(noise: NoiseModel, seen: _repeats.Observed, wrong: set[_Concerns],
             f"clipping: {100 * heap.share:.2g} % of the values sit at {heap.code:g}, the {end} of the scale"
             for end, heap in seen.clipped.items()
         ]
-        if not seen.clipped:
-            found.append("clipping: there are values that are no codes of the ADC: fractions, or outside its range")
     if "drift" in wrong:
         relative = f", {100 * seen.drift_adu / seen.level_adu:.2g} %" if seen.level_adu > 5 * seen.drift_adu else ""
         found.append(

@@ -107,14 +107,14 @@ def conditional_entropy_per_sample(
 
 
 # Sensors that get a g of their own; where there are more, alike ones share one.
-_MOST_FUNCTIONS = 32
+_MOST_FUNCTIONS = 16
 
 
 def _limited(noise: PoissonGaussianNoise, flat: Tensor, shape: torch.Size) -> Tensor:
     """g summed over pixels for a sensor with an ADC or a full well.
 
     Pixels of a map that stay clear of both ends of the scale take the g of an unlimited sensor with the noise of
-    rounding. The others take one of at most 32 functions: of their own sensor, or of one whose parameters are rounded,
+    rounding. The others take one of at most 16 functions: of their own sensor, or of one whose parameters are rounded,
     up and down alike, so that the sum over pixels is wrong by the curvature only.
     """
     columns = [flat_map(name, getattr(noise, name), shape) for name in ("gain", "offset", "read_std")]

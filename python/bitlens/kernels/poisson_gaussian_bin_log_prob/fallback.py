@@ -236,34 +236,30 @@ def _evaluate(
             charge * stride,
             moment * stride,
         )
-        by_mean = weight * ((start - y) / y) + shift / y
+
+    log_sum = at_start - 0.5 * n0 * n0 + unit_log + math.log(weight)
+    edge, charge, moment = edge / weight, charge / weight, moment / weight
+    if not dark:
+        by_mean = (start - y) / y + shift / weight / y
         if lumped < 1e15:
             n, mass, edge_k, moment_k = _bin_mass(m0 - slope * (well - start), half, unit, side, is_open, narrow)
-            gaussian = 0.5 * (n0 - n) * (n0 + n)
+            log_mass = math.log(max(mass, 1e-300)) - 0.5 * n * n
             ahead = lumped - y
             bound = -0.5 * ahead * ahead / (y + ahead) if ahead > 0.0 else 0.0
-            if bound - at_start + gaussian + math.log(max(mass, 1e-300)) > unit_log + math.log(weight) - 60.0:
+            if bound + log_mass > log_sum - 60.0:
                 log_tail, hazard = _poisson_tail(float(lumped), y, log_y)
-                exponent = log_tail - at_start + gaussian - unit_log
-                if exponent > 200.0:
-                    factor = _exp(-exponent)
-                    weight, edge, charge, moment, by_mean = (
-                        weight * factor,
-                        edge * factor,
-                        charge * factor,
-                        moment * factor,
-                        by_mean * factor,
-                    )
-                    unit_log += exponent
-                    exponent = 0.0
-                scale = _exp(exponent)
-                weight += scale * mass
-                edge += scale * edge_k
-                charge += scale * edge_k * well
-                moment += scale * moment_k
-                by_mean += scale * mass * hazard
-
-    log_sum = at_start - 0.5 * n0 * n0 + unit_log + math.log(weight) - _LOG_ROOT_TWO_PI
+                log_full = log_tail + log_mass
+                top = max(log_sum, log_full)
+                below_share, full_share = _exp(log_sum - top), _exp(log_full - top)
+                total = below_share + full_share
+                kept, added = below_share / total, full_share / total
+                scale = added / max(mass, 1e-300)
+                log_sum = top + math.log(total)
+                by_mean = kept * by_mean + added * hazard
+                edge = kept * edge + scale * edge_k
+                charge = kept * charge + scale * edge_k * well
+                moment = kept * moment + scale * moment_k
+    log_sum -= _LOG_ROOT_TWO_PI
     if density:
         log_sum -= math.log(read_std)
     factor = 1.0
@@ -272,15 +268,14 @@ def _evaluate(
         part = min(_exp(min(log_sum, 0.0)), 1.0 - 1e-15)
         out[0] = math.log1p(-part)
         factor = -part / (1.0 - part)
-    inverse = factor / weight
     if dark:
         n, mass, _, _ = _bin_mass(m0 - slope * min(1.0, well), half, unit, side, is_open, narrow)
         out[1] = factor * (_exp(0.5 * (n0 - n) * (n0 + n)) * mass / mass0 - 1.0)
     else:
-        out[1] = by_mean * inverse
-    out[2] = charge * inverse * inverse_s
-    out[3] = edge * inverse * inverse_s
-    out[4] = -(moment * inverse * inverse_s)
+        out[1] = factor * by_mean
+    out[2] = factor * charge * inverse_s
+    out[3] = factor * edge * inverse_s
+    out[4] = -factor * moment * inverse_s
 
 
 @numba.njit(nogil=True, cache=True)
