@@ -28,8 +28,8 @@ Array = NDArray[np.float64]
 _REACH = 9.0  # standard deviations of the output that a sum covers on each side
 # Gaussian shapes summed with a third of their standard deviation as step are right to exp(-2 pi^2 9).
 _STEPS_PER_SCALE = 3.0
-# Noise in codes above which codes are summed in blocks: the midpoint rule errs by 1 / (24 100^2) of the density where an
-# end of the scale cuts it, and by nothing elsewhere.
+# Noise in codes above which codes are summed in blocks: the midpoint rule errs by 1 / (24 100^2) of the density where
+# an end of the scale cuts it, and by nothing elsewhere.
 _CODES_IN_BLOCKS, _BLOCKS_PER_SCALE = 100.0, 100.0
 _ENTROPY_ERROR, _MOMENT_ERROR = 1e-5, 1e-5  # of a midpoint before it becomes a node, which divides the error by 16
 _MOST_POINTS = 4_000_000  # of one kernel call

@@ -86,12 +86,14 @@ def quantity(which: int, mean: Tensor, sensor: Parameters) -> Tensor:
 def _one_sensor(which: int, y: Tensor, sensor: Parameters) -> Tensor:
     setting = sensor.setting()
     parameters = (sensor.gain, sensor.offset, sensor.read_std)
-    value = _codes.interpolate(setting, which, y, parameters)
     if sensor.adc_bits is not None or setting.shoulder_mean <= 0:
-        return value
+        return _codes.interpolate(setting, which, y, parameters)
     gain, offset, read_std = (p.to(torch.float64).reshape(()) for p in parameters)
     below = _unlimited(which, y.to(torch.float64), gain, offset, read_std, 0.0)
-    return torch.where(y < setting.shoulder_mean, below, value)
+    # The table of a well of 1e8 electrons takes a minute, and most images never come near the well.
+    if not torch._C._functorch.is_functorch_wrapped_tensor(y) and bool((y.detach() < setting.shoulder_mean).all()):
+        return below
+    return torch.where(y < setting.shoulder_mean, below, _codes.interpolate(setting, which, y, parameters))
 
 
 def _unlimited(which: int, y: Tensor, gain: Tensor, offset: Tensor, read_std: Tensor, rounding: float) -> Tensor:
