@@ -34,6 +34,24 @@ def poisson_gaussian_log_prob_pairs_gradients_float(
 def poisson_gaussian_log_prob_pairs_gradients_double(
     sizes: Sequence[int], inputs: Sequence[int], weight: int, outputs: Sequence[int], threads: int
 ) -> None: ...
+def poisson_gaussian_bin_log_prob_float(
+    shape: Sequence[int],
+    strides: Sequence[Sequence[int]],
+    inputs: Sequence[int],
+    constants: Sequence[int],
+    outputs: Sequence[int],
+    order: int,
+    threads: int,
+) -> None: ...
+def poisson_gaussian_bin_log_prob_double(
+    shape: Sequence[int],
+    strides: Sequence[Sequence[int]],
+    inputs: Sequence[int],
+    constants: Sequence[int],
+    outputs: Sequence[int],
+    order: int,
+    threads: int,
+) -> None: ...
 def psf_convolve_float(
     kind: int,
     batch_shape: Sequence[int],

@@ -68,6 +68,13 @@ def plain(tensor: Tensor) -> Tensor:
     return tensor.detach().resolve_conj().resolve_neg()
 
 
+def with_constants(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Plain tensors in the precision of the first; single numbers may keep theirs."""
+    first, *others = (plain(tensor) for tensor in tensors)
+    # A constant that a transform has given an axis is no constant any more.
+    return [first, *(tensor if tensor.numel() == 1 else tensor.to(first.dtype) for tensor in others)]
+
+
 def _run(kernel: str, backend: str, like: Tensor, *arguments: object, threads: int) -> None:
     """Call a kernel for the precision and the device of `like`."""
     suffix = "float" if like.dtype == torch.float32 else "double"
@@ -90,7 +97,20 @@ def poisson_gaussian_log_prob(
     wanted: Sequence[bool],
     threads: int,
 ) -> list[Tensor | None]:
-    """Value and derivatives of broadcast inputs; `wanted` marks which of the 15 outputs to compute.
+    """Value and derivatives of broadcast inputs; `wanted` marks which of the 15 outputs to compute."""
+    return elementwise("poisson_gaussian_log_prob", backend, inputs, shape, order, wanted, threads)
+
+
+def elementwise(
+    kernel: str,
+    backend: str,
+    inputs: Sequence[Tensor],
+    shape: torch.Size,
+    order: int,
+    wanted: Sequence[bool],
+    threads: int,
+) -> list[Tensor | None]:
+    """Value and derivatives up to `order` of broadcast inputs; `wanted` marks which of the outputs to compute.
 
     An input of one element may be in float64 whatever the precision of the first.
     """
@@ -101,7 +121,7 @@ def poisson_gaussian_log_prob(
     constant = [tensor.dtype != first.dtype for tensor in inputs]
     outputs = [first.new_empty(shape) if want else None for want in wanted]
     _run(
-        "poisson_gaussian_log_prob",
+        kernel,
         backend,
         first,
         first.shape,

@@ -18,7 +18,10 @@ class HasFeatures(Protocol):
 
 @runtime_checkable
 class HasPairs(Protocol):
-    """Likelihoods of all pairs without one array element for each pair and pixel."""
+    """Likelihoods of all pairs; `fast_pairs` without one array element for each pair and pixel."""
+
+    @property
+    def fast_pairs(self) -> bool: ...
 
     def log_prob_pairs(self, measured: Tensor, mean: Tensor) -> Tensor: ...
 

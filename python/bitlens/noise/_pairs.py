@@ -14,9 +14,12 @@ _CHUNK_EVALUATIONS = 2_000_000
 
 
 def log_prob_pairs(noise: NoiseModel, measured: Tensor, mean: Tensor) -> Tensor:
-    """(n, ...), (m, ...) -> (n, m) nats; a model that offers no better way is evaluated some rows at a time."""
-    if isinstance(noise, HasPairs):
-        return noise.log_prob_pairs(measured, mean)
+    """(n, ...), (m, ...) -> (n, m) nats, by the model's own way if it has one."""
+    return noise.log_prob_pairs(measured, mean) if isinstance(noise, HasPairs) else one_by_one(noise, measured, mean)
+
+
+def one_by_one(noise: NoiseModel, measured: Tensor, mean: Tensor) -> Tensor:
+    """All pairs from `log_prob`, some rows at a time."""
     chunk = max(1, _CHUNK_EVALUATIONS // max(1, mean.numel()))
     rows = [
         noise.log_prob(part[:, None], mean[None]).reshape(len(part), len(mean), -1).sum(2)

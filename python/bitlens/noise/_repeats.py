@@ -12,7 +12,7 @@ from scipy import stats
 from torch import Tensor
 
 from bitlens.noise import _temporal
-from bitlens.noise._temporal import Frames, Map, Neighbours, PileUp
+from bitlens.noise._temporal import Frames, Map, Mask, Neighbours, PileUp
 from bitlens.noise.gaussian import GaussianNoise
 from bitlens.noise.poisson import PoissonNoise
 from bitlens.noise.poisson_gaussian import PoissonGaussianNoise
@@ -304,7 +304,56 @@ def _part_of(sensor: Sensor, chosen: NDArray[np.int64]) -> GaussianNoise | Poiss
     read_std = np.sqrt(sensor.read_variance.ravel()[chosen])
     if isinstance(noise, GaussianNoise):
         return GaussianNoise(read_std)
-    return PoissonGaussianNoise(sensor.gain.ravel()[chosen], sensor.offset.ravel()[chosen], read_std=read_std)
+    well = noise.full_well_electrons
+    if well is not None and well.numel() > 1:
+        well = well.detach().to(torch.float64).expand(sensor.gain.shape).reshape(-1)[torch.from_numpy(chosen)]
+    return PoissonGaussianNoise(
+        sensor.gain.ravel()[chosen],
+        sensor.offset.ravel()[chosen],
+        read_std=read_std,
+        adc_bits=noise.adc_bits,
+        full_well_electrons=well,
+    )
+
+
+def clear_of_ends(frames: Frames, noise: PoissonGaussianNoise, sensor: Sensor) -> Mask:
+    """Pixels whose noise stays within the scale of a sensor with an ADC or a full well, (row, column).
+
+    What an end cuts off varies less than the linear model says, so the tests of the variance leave those out.
+    """
+    mean = frames.mean(axis=0, dtype=np.float64)
+    reach = 6 * np.sqrt(sensor.gain * np.maximum(mean - sensor.offset, 0) + sensor.read_variance) + 6 * sensor.gain
+    clear = np.ones(mean.shape, dtype=np.bool_)
+    if noise.full_well_electrons is not None:
+        well = np.broadcast_to(noise.full_well_electrons.detach().cpu().numpy(), mean.shape)
+        clear &= mean + reach < sensor.gain * well + sensor.offset
+    if noise.adc_bits is not None:
+        # At the lower end there is nothing but read noise: six standard deviations of it.
+        clear &= mean + reach < 2**noise.adc_bits - 1
+        clear &= (
+            mean
+            - np.minimum(reach, 6 * np.sqrt(sensor.gain * np.maximum(mean - sensor.offset, 0) + sensor.read_variance))
+            > 0
+        )
+    return clear
+
+
+def only(frames: Frames, noise: PoissonGaussianNoise, kept: Mask) -> tuple[Frames, PoissonGaussianNoise]:
+    """Frames of one row with the chosen pixels, and the noise model of these."""
+
+    def part(value: Tensor | None) -> Tensor | None:
+        if value is None or value.numel() == 1:
+            return value
+        return value.detach().to(torch.float64).expand(kept.shape)[torch.from_numpy(kept)][None]
+
+    chosen = PoissonGaussianNoise(
+        part(noise.gain),
+        part(noise.offset),
+        read_std=part(noise.read_std),
+        adc_bits=noise.adc_bits,
+        full_well_electrons=part(noise.full_well_electrons),
+    )
+    return frames[:, kept][:, None, :], chosen
 
 
 def _clipped(

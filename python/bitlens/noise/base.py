@@ -70,6 +70,11 @@ def set_parameter(module: nn.Module, name: str, value: object, *, positive: bool
         raise ValueError(f"{name}: need values above 0, got a minimum of {checked.min().item():g}")
 
 
+def operand(parameter: Tensor, like: Tensor) -> Tensor:
+    """A parameter for a kernel on images of this dtype and device: maps are cast, one number keeps its precision."""
+    return parameter.to(like) if parameter.ndim else parameter.to(like.device)
+
+
 def check_mean(mean: Tensor) -> None:
     """ValueError unless every mean is finite and not negative."""
     if not bool(torch.isfinite(mean).all()):

@@ -51,8 +51,9 @@ class CalibrationResult:
 
     `noise` has scalar parameters: gain (ADU per photo-electron), offset and read_std (ADU, rounding not included
     where it could be told apart). `noise_maps` has them per pixel, or is None with the reason in `warnings`.
-    `full_well_electrons` is None when no turn-over of the variance was reached. `linearity_error` is the mean
-    relative distance of the shot-noise variance from the line through the used points; None for one point.
+    `full_well_electrons` is None when no turn-over of the variance was reached; it is not put into `noise`, since what
+    saturates may be the ADC: give `adc_bits` or `full_well_electrons` to PoissonGaussianNoise. `linearity_error` is
+    the mean relative distance of the shot-noise variance from the line through the used points; None for one point.
     """
 
     noise: PoissonGaussianNoise

@@ -80,7 +80,8 @@ def check_noise(
 ) -> NoiseCheck:
     """Whether repeats of one still scene vary as `noise` says, and how far the bits hang on its parameters.
 
-    The mean of a pixel is estimated from its repeats; the degree of freedom that costs is accounted for.
+    The mean of a pixel is estimated from its repeats; the degree of freedom that costs is accounted for. With an ADC
+    or a full well in the model the pixels that reach an end of its scale are left out.
 
     Args:
         noise: Gaussian, Poisson or Poisson-Gaussian, its parameters numbers or (row, column) maps.
@@ -102,9 +103,13 @@ def check_noise(
     _temporal.check_frames("repeats", frames)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     sensor = _repeats.sensor_of(noise, frames.shape[1:])
+    limits: list[NoiseTest] = []
+    if isinstance(noise, PoissonGaussianNoise) and noise.limited:
+        frames, noise, limits = _within_limits(frames, noise, sensor)
+        sensor = _repeats.sensor_of(noise, frames.shape[1:])
     seen = _repeats.observe(frames, sensor, generator)
 
-    tests = [NoiseTest("variance over that predicted", "dispersion", *_two_sided(seen.dispersion_z))]
+    tests = [*limits, NoiseTest("variance over that predicted", "dispersion", *_two_sided(seen.dispersion_z))]
     if seen.slope is not None:
         tests.append(NoiseTest("growth of the variance with the mean", "gain", *_two_sided(seen.slope_z)))
         tests.append(NoiseTest("variance without light", "offset", *_two_sided(seen.intercept_z)))
@@ -120,6 +125,11 @@ def check_noise(
     tests.append(NoiseTest("values heaped at an end of the scale", "clipping", None, 0.0 if seen.clipped else 1.0))
 
     p_value = min(1.0, len(tests) * min(test.p_value for test in tests))
+    no_codes = [
+        "clipping: there are values that are no codes of the ADC: fractions, or outside its range"
+        for test in limits
+        if test.p_value == 0
+    ]
     wrong = {test.concerns for test in tests if len(tests) * test.p_value < level}
     return NoiseCheck(
         fits=p_value >= level,
@@ -130,10 +140,29 @@ def check_noise(
         dispersion_stderr=seen.dispersion_stderr,
         pit_histogram=seen.pit_histogram,
         information_shift=_information_shift(noise, seen.mean),
-        findings=tuple(_findings(noise, seen, wrong, sensor)),
+        findings=tuple(no_codes + _findings(noise, seen, wrong, sensor)),
         n_frames=len(frames),
         n_pixels=int(np.prod(frames.shape[1:])),
     )
+
+
+def _within_limits(
+    frames: _temporal.Frames, noise: PoissonGaussianNoise, sensor: _repeats.Sensor
+) -> tuple[_temporal.Frames, PoissonGaussianNoise, list[NoiseTest]]:
+    """The pixels that stay clear of the ends of the scale, their model, and whether all values are within it."""
+    tests = []
+    if noise.adc_bits is not None:
+        codes = (frames >= 0) & (frames <= 2**noise.adc_bits - 1) & (frames == np.round(frames))
+        tests.append(NoiseTest("values that the ADC has", "clipping", None, 1.0 if codes.all() else 0.0))
+    kept = _repeats.clear_of_ends(frames, noise, sensor)
+    if kept.all():
+        return frames, noise, tests
+    if np.count_nonzero(kept) < 16:
+        raise ValueError(
+            f"repeats: need 16 pixels or more whose noise stays clear of the ends of the sensor's scale, got "
+            f"{np.count_nonzero(kept)} of {kept.size}"
+        )
+    return *_repeats.only(frames, noise, kept), tests
 
 
 def _two_sided(z: float) -> tuple[float, float]:
@@ -150,10 +179,15 @@ def _information_shift(noise: NoiseModel, mean: _temporal.Map) -> InformationShi
     chosen = np.arange(0, mean.size, math.ceil(mean.size / _MOST_ENTROPIES))
     observed = torch.from_numpy(mean.ravel()[chosen])
     parameters = {name: _pixels(getattr(noise, name), mean, chosen) for name in ("gain", "offset", "read_std")}
+    well = None if noise.full_well_electrons is None else _pixels(noise.full_well_electrons, mean, chosen)
 
     def entropy(gain: float, offset: float, read_std: float) -> float:
         changed = PoissonGaussianNoise(
-            parameters["gain"] * gain, parameters["offset"] * offset, read_std=parameters["read_std"] * read_std
+            parameters["gain"] * gain,
+            parameters["offset"] * offset,
+            read_std=parameters["read_std"] * read_std,
+            adc_bits=noise.adc_bits,
+            full_well_electrons=well,
         )
         electrons = ((observed - changed.offset) / changed.gain).clamp(min=0)
         return float(changed.entropy(electrons).mean())

@@ -19,8 +19,9 @@ import torch
 from scipy.special import gammaln
 from torch import Tensor
 
-from bitlens.noise import _entropy
+from bitlens.noise import _codes_conditional, _entropy
 from bitlens.noise._abilities import ChecksMeasured
+from bitlens.noise._codes import Setting
 from bitlens.noise.base import LOG_TWO_PI_E, NoiseModel, flat_float64, flat_map
 from bitlens.noise.gaussian import GaussianNoise
 from bitlens.noise.poisson import PoissonNoise
@@ -46,6 +47,10 @@ def conditional_entropy(
     noise: NoiseModel, measured: Tensor | np.ndarray, *, mean: Tensor | np.ndarray | None = None
 ) -> EntropyEstimate:
     """Average of h(measured | mean) over scenes, in nats per pixel, from noisy data alone when mean is None.
+
+    With an ADC or a full well the bias stays below 0.02 nats up to and beyond saturation where the noise spreads over
+    a code (0.6 ADU or more). Coarser codes hide where between two of them the mean lies, and so its entropy; a pixel
+    that always reports one code at an end of the scale counts as one whose mean lies far beyond, with no entropy.
 
     Args:
         noise: the sensor.
@@ -88,6 +93,8 @@ def conditional_entropy_per_sample(
     if isinstance(noise, PoissonNoise):
         return _poisson_function()(flat).sum(dim=1)
     if isinstance(noise, PoissonGaussianNoise):
+        if noise.limited:
+            return _limited(noise, flat, shape)
         gain, offset, read_std = (
             flat_map(name, getattr(noise, name), shape) for name in ("gain", "offset", "read_std")
         )
@@ -97,6 +104,70 @@ def conditional_entropy_per_sample(
         f"noise: conditional entropy from noisy data alone needs Gaussian, Poisson or Poisson-Gaussian noise, "
         f"got {type(noise).__name__}; pass mean="
     )
+
+
+# Sensors that get a g of their own; where there are more, alike ones share one.
+_MOST_FUNCTIONS = 16
+
+
+def _limited(noise: PoissonGaussianNoise, flat: Tensor, shape: torch.Size) -> Tensor:
+    """g summed over pixels for a sensor with an ADC or a full well.
+
+    Pixels of a map that stay clear of both ends of the scale take the g of an unlimited sensor with the noise of
+    rounding. The others take one of at most 16 functions: of their own sensor, or of one whose parameters are rounded,
+    up and down alike, so that the sum over pixels is wrong by the curvature only.
+    """
+    columns = [flat_map(name, getattr(noise, name), shape) for name in ("gain", "offset", "read_std")]
+    well = noise.full_well_electrons
+    columns.append(torch.full_like(columns[0], math.inf) if well is None else flat_map("full_well", well, shape))
+    total = torch.zeros(flat.shape[0], dtype=torch.float64, device=flat.device)
+    sensors = torch.stack(columns, dim=1)
+    clear = torch.zeros_like(columns[0], dtype=torch.bool)
+    if torch.unique(sensors, dim=0).shape[0] > 1:
+        clear = _clear_of_ends(flat, columns, noise.adc_bits)
+        gain, offset, read_std = (column[clear] for column in columns[:3])
+        if bool(clear.any()):
+            rounding = 0.0 if noise.adc_bits is None else 1 / 12
+            sigma = torch.sqrt(read_std**2 + rounding) / gain
+            total += (_poisson_gaussian_function((flat[:, clear] - offset) / gain, sigma) + torch.log(gain)).sum(dim=1)
+    if bool(clear.all()):
+        return total
+    others = flat[:, ~clear]
+    found, which = _few_sensors(sensors[~clear])
+    for row, (gain_, offset_, read_std_, well_) in enumerate(found.tolist()):
+        g = _codes_conditional.function(Setting(gain_, offset_, read_std_, noise.adc_bits, well_))
+        total += g(others[:, which == row]).sum(dim=1)
+    return total
+
+
+def _clear_of_ends(flat: Tensor, columns: list[Tensor], adc_bits: int | None) -> Tensor:
+    """Pixels whose values and noise all stay within the scale, (pixels,)."""
+    gain, offset, read_std, well = columns
+    highest = flat.amax(dim=0)
+    reach = 8 * torch.sqrt(gain * (highest - offset).clamp(min=0) + read_std**2) + 8 * gain
+    clear = highest + reach < gain * well + offset
+    if adc_bits is not None:
+        clear &= (highest + reach < 2**adc_bits - 1) & (offset - 8 * read_std > 0) & (read_std > 0.6)
+    return clear
+
+
+def _few_sensors(sensors: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of parameters, at most `_MOST_FUNCTIONS` of them, and which one each pixel takes."""
+    found, which = torch.unique(sensors, dim=0, return_inverse=True)
+    gain, offset, read_std, well = sensors.unbind(1)
+    share = 1 / 16
+    while found.shape[0] > _MOST_FUNCTIONS:
+        scale = float(read_std.median())
+        rounded = [torch.exp(torch.round(torch.log(v) / share) * share) for v in (gain, read_std)]
+        wells = torch.where(torch.isinf(well), well, torch.exp(torch.round(torch.log(well) / share) * share))
+        near = torch.round(offset / (share * scale)) * share * scale
+        _, which = torch.unique(torch.stack([rounded[0], near, rounded[1], wells], dim=1), dim=0, return_inverse=True)
+        # The mean of a group rather than the middle of its cell.
+        count = int(which.max()) + 1
+        sums = torch.zeros((count, 4), dtype=sensors.dtype, device=sensors.device).index_add_(0, which, sensors)
+        found = sums / torch.bincount(which, minlength=count)[:, None]
+        share *= 2
+    return found, which
 
 
 class _Function(NamedTuple):

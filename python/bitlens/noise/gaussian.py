@@ -33,6 +33,7 @@ class GaussianNoise(NoiseModel):
     # What an optimiser may reach; None leaves a side open.
     parameter_domain: ClassVar[dict[str, tuple[float | None, float | None]]] = {"std": (1e-6, None)}
 
+    fast_pairs = True
     std: Tensor
 
     def __init__(self, std: object) -> None:

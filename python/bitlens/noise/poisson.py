@@ -20,6 +20,7 @@ class PoissonNoise(NoiseModel):
     """measured ~ Poisson(mean): integer counts, probabilities rather than densities."""
 
     discrete = True
+    fast_pairs = True
 
     def sample(self, mean: Tensor | np.ndarray, generator: torch.Generator | None = None) -> Tensor:
         """Counts; no gradient passes through them."""

@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import ClassVar, final
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bitlens import ops
-from bitlens.noise import _entropy, _pairs
+from bitlens.noise import _entropy, _pairs, _pixel_codes
 from bitlens.noise.base import (
     NoiseModel,
     ScoreFeatures,
     as_mean,
     check_finite,
+    check_map,
     check_mean,
     flat_float64,
-    flat_map,
+    operand,
     set_parameter,
 )
 
 
 @final
 class PoissonGaussianNoise(NoiseModel):
-    """measured = gain N + offset + n, N ~ Poisson(mean), n ~ Normal(0, read_std^2).
+    """measured = gain min(N, full well) + offset + n, N ~ Poisson(mean), n ~ Normal(0, read_std^2); then the ADC.
 
     Args:
-        gain: ADU per photo-electron, > 0; a number or a per-pixel map, as the other two.
+        gain: ADU per photo-electron, > 0; a number or a per-pixel map, as the next three.
         offset: ADU of a dark pixel.
         read_std: standard deviation of the read noise in ADU, > 0.
+        adc_bits: 1 to 32; `measured` is then rounded and clipped to the codes 0 .. 2**adc_bits - 1, and log_prob and
+            entropy are those of a code, a discrete value. None: `measured` is a real number, log_prob a density.
+        full_well_electrons: the charge that a pixel holds at most, > 0, whole or not; None for no limit.
 
-    Reference: EMVA 1288 standard, release 4.0, section 2 (linear camera model).
+    Means are at most 1e9 photo-electrons with the last two. Reference: EMVA 1288, release 4.0, section 2.
     """
 
     # What an optimiser may reach; None leaves a side open.
@@ -44,30 +49,70 @@ class PoissonGaussianNoise(NoiseModel):
     gain: Tensor
     offset: Tensor
     read_std: Tensor
+    full_well_electrons: Tensor | None
 
-    def __init__(self, gain: object = 1.0, offset: object = 0.0, *, read_std: object) -> None:
+    def __init__(
+        self,
+        gain: object = 1.0,
+        offset: object = 0.0,
+        *,
+        read_std: object,
+        adc_bits: int | None = None,
+        full_well_electrons: object | None = None,
+    ) -> None:
         super().__init__()
         set_parameter(self, "gain", gain, positive=True)
         set_parameter(self, "offset", offset, positive=False)
         set_parameter(self, "read_std", read_std, positive=True)
+        self.adc_bits = _checked_bits(adc_bits)
+        self.discrete = adc_bits is not None
+        if full_well_electrons is None:
+            self.register_buffer("full_well_electrons", None)
+        elif isinstance(full_well_electrons, nn.Parameter):
+            raise TypeError("full_well_electrons: need a number or a map that stays as it is, got a Parameter")
+        else:
+            set_parameter(self, "full_well_electrons", full_well_electrons, positive=True)
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is an ADC or a full well."""
+        return self.discrete or self.full_well_electrons is not None
+
+    @property
+    def fast_pairs(self) -> bool:
+        """Whether `log_prob_pairs` does without one array element for each pair and pixel."""
+        return not self.limited
+
+    def _sensor(self, mean: Tensor) -> _pixel_codes.Parameters:
+        values = (self.gain, self.offset, self.read_std, self.full_well_electrons)
+        return _pixel_codes.Parameters(mean, values, self.adc_bits)
 
     def sample(self, mean: Tensor | np.ndarray, generator: torch.Generator | None = None) -> Tensor:
-        """ADU; no gradient passes through the photon counts."""
+        """ADU, whole codes with an ADC; no gradient passes through the photon counts."""
         mean = as_mean(mean)
         counts = torch.poisson(mean.detach(), generator=generator)
+        if self.full_well_electrons is not None:
+            counts = torch.minimum(counts, self.full_well_electrons.to(mean))
         white = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-        return self.gain.to(mean) * counts + self.offset.to(mean) + self.read_std.to(mean) * white
+        analogue = self.gain.to(mean) * counts + self.offset.to(mean) + self.read_std.to(mean) * white
+        return _pixel_codes.output_of(analogue, self.adc_bits)
 
     def log_prob(self, measured: Tensor | np.ndarray, mean: Tensor | np.ndarray) -> Tensor:
-        """log sum_k Poisson(k; mean) Normal(measured; gain k + offset, read_std^2), in nats per ADU; exact."""
+        """log sum_k Poisson(k; mean) Normal(measured; gain k + offset, read_std^2), in nats per ADU; exact.
+
+        With an ADC the normal mass of the code's bin instead, the first and the last code with all beyond them; -inf
+        for what is not a code. Counts at or above the full well are one.
+        """
         mean = as_mean(mean)
         measured = torch.as_tensor(measured).to(mean.dtype)
+        if self.limited:
+            return _pixel_codes.log_prob(measured, mean, self._sensor(mean))
         return ops.poisson_gaussian_log_prob(
             measured,
             mean,
-            gain=self.gain.to(mean),
-            offset=self.offset.to(mean),
-            read_std=self.read_std.to(mean),
+            gain=operand(self.gain, mean),
+            offset=operand(self.offset, mean),
+            read_std=operand(self.read_std, mean),
         )
 
     def log_prob_pairs(
@@ -82,39 +127,65 @@ class PoissonGaussianNoise(NoiseModel):
         measured = torch.as_tensor(measured).to(mean.dtype)
         if approximate:
             return _pairs.from_features(self.score_features(measured, mean)).to(mean.dtype)
+        if self.limited:
+            return _pairs.one_by_one(self, measured, mean)
         gain, offset, read_std = (tensor.to(mean.device) for tensor in (self.gain, self.offset, self.read_std))
         return ops.poisson_gaussian_log_prob_pairs(measured, mean, gain=gain, offset=offset, read_std=read_std)
 
     def entropy(self, mean: Tensor | np.ndarray) -> Tensor:
-        """h(measured | mean) in nats per ADU, to 1e-4; differentiable in mean, gain and read_std."""
+        """h(measured | mean) in nats per ADU, of the code with an ADC, to 1e-4; differentiable in mean and parameters.
+
+        With an ADC or a full well once only, and maps of them are summed pixel by pixel where they matter.
+        """
         mean = as_mean(mean)
+        if self.limited:
+            return _pixel_codes.quantity(_pixel_codes.ENTROPY, mean, self._sensor(mean))
         gain = self.gain.to(mean)
         return _entropy.poisson_gaussian_entropy(mean, self.read_std.to(mean) / gain) + torch.log(gain)
 
     def variance(self, mean: Tensor) -> Tensor:
-        """gain^2 mean + read_std^2, ADU^2."""
+        """gain^2 mean + read_std^2, ADU^2; with an ADC or a full well that of what the sensor reports."""
+        if self.limited:
+            return _pixel_codes.quantity(_pixel_codes.VARIANCE, mean, self._sensor(mean))
         return self.gain.to(mean) ** 2 * mean + self.read_std.to(mean) ** 2
 
     def expected(self, mean: Tensor) -> Tensor:
-        """gain mean + offset, ADU."""
+        """gain mean + offset, ADU; with an ADC or a full well that of what the sensor reports."""
+        if self.limited:
+            return _pixel_codes.quantity(_pixel_codes.EXPECTED, mean, self._sensor(mean))
         return self.gain.to(mean) * mean + self.offset.to(mean)
 
     def check_measured(self, measured: Tensor) -> None:
-        """ValueError unless every value is finite."""
+        """ValueError unless every value is finite, and a code where there is an ADC."""
         check_finite("measured", measured)
+        if self.adc_bits is not None and not bool(_pixel_codes.is_code(measured, self.adc_bits).all()):
+            raise ValueError(
+                f"measured: need whole codes of 0 to {2**self.adc_bits - 1} for adc_bits={self.adc_bits}, got values "
+                f"of {measured.min().item():g} to {measured.max().item():g}"
+                + (" with fractions" if bool((measured != torch.round(measured)).any()) else "")
+            )
 
     def check_mean(self, mean: Tensor) -> None:
-        """ValueError unless every mean is finite and not negative."""
+        """ValueError unless every mean is finite and not negative; with an ADC or a full well at most 1e9."""
         check_mean(mean)
+        if self.limited and bool((mean > _pixel_codes.LARGEST_MEAN).any()):
+            raise ValueError(
+                f"mean: need at most {_pixel_codes.LARGEST_MEAN:g} photo-electrons, got {mean.max().item():g}"
+            )
 
     def score_features(self, measured: Tensor, mean: Tensor) -> ScoreFeatures:
         """Variance-weighted Gaussian surrogate of the log-likelihoods of all pairs: a critic, not the likelihood."""
         shape = mean.shape[1:]
-        gain, offset, read_std = (flat_map(n, getattr(self, n), shape) for n in ("gain", "offset", "read_std"))
-        z, y = flat_float64(measured), flat_float64(mean)
-        variance = gain**2 * y + read_std**2
-        centre = gain * y.mean(dim=0) + offset
-        z, signal = z - centre, gain * y + offset - centre
+        for name in ("gain", "offset", "read_std"):
+            check_map(name, getattr(self, name), shape)
+        z = flat_float64(measured)
+        wide = mean.detach().to(torch.float64)
+        # A saturated pixel has no variance left, which a rare other code would be charged for without a bound.
+        floor = 1 / 12 if self.discrete else 0.0
+        variance = flat_float64(self.variance(wide)).clamp(min=floor)
+        signal = flat_float64(self.expected(wide))
+        centre = signal.mean(dim=0)
+        z, signal = z - centre, signal - centre
         quadratic, linear = -0.5 / variance, signal / variance
         middle_square = (z**2).mean(dim=0)
         middle_quadratic, middle_linear = quadratic.mean(dim=0), linear.mean(dim=0)
@@ -123,3 +194,13 @@ class PoissonGaussianNoise(NoiseModel):
         constant = -0.5 * (signal * linear + torch.log(variance) + math.log(2 * math.pi)).sum(1)
         query_bias = (z**2 - middle_square) @ middle_quadratic + z @ middle_linear
         return ScoreFeatures(query, key, query_bias, constant + quadratic @ middle_square, False)
+
+
+def _checked_bits(adc_bits: object) -> int | None:
+    if adc_bits is None:
+        return None
+    if isinstance(adc_bits, bool) or not isinstance(adc_bits, Integral):
+        raise TypeError(f"adc_bits: need a whole number of bits or None, got {adc_bits!r}")
+    if not 1 <= int(adc_bits) <= 32:
+        raise ValueError(f"adc_bits: need 1 to 32, got {adc_bits}")
+    return int(adc_bits)

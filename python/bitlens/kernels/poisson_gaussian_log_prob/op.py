@@ -75,9 +75,7 @@ def tabulate(measured: Tensor, mean: Tensor, read_std: float) -> Tensor:
 def _evaluate(tensors: Any, backend: str, order: int, wanted: list[bool]) -> list[Tensor | None]:
     shape = torch.broadcast_shapes(*(tensor.shape for tensor in tensors))
     threads = _backend.threads()
-    inputs = [_compiled.plain(tensor) for tensor in tensors]
-    # A constant that a transform has given an axis is no constant any more.
-    inputs = [tensor if tensor.numel() == 1 else tensor.to(inputs[0].dtype) for tensor in inputs]
+    inputs = _compiled.with_constants(tensors)
     if backend == "numba":
         from bitlens.kernels.poisson_gaussian_log_prob import fallback  # importing Numba takes a second
 
