@@ -81,6 +81,24 @@ def test_estimate_json_is_the_estimate(stack: Path, capsys: pytest.CaptureFixtur
     assert fields["seed"] == 7
 
 
+def test_estimate_of_codes(stack: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noise = PoissonGaussianNoise(0.5, 3.0, read_std=2.0, adc_bits=6, full_well_electrons=110.0)
+    codes = noise.sample(np.load("y.npy"), torch.Generator().manual_seed(0))
+    np.save("codes.npy", codes.numpy())
+    sensor = ("--noise", "poisson-gaussian", "--gain", "0.5", "--offset", "3", "--read-std", "2")
+    limits = ("--adc-bits", "6", "--full-well", "110")
+    fields = json.loads(run(capsys, "estimate", "codes.npy", *sensor, *limits, "--mean", "y.npy", "--json"))
+    expected = estimate_information(
+        codes[:, None],
+        noise,
+        mean=torch.from_numpy(np.load("y.npy"))[:, None],
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert fields == expected.to_dict()
+    # Codes of another sensor are refused.
+    assert "codes" in fail(capsys, "estimate", "codes.npy", *sensor, "--adc-bits", "4")
+
+
 def test_estimate_without_mean_has_null_bounds(stack: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fields = json.loads(run(capsys, "estimate", "z.npy", *POISSON_GAUSSIAN, "--json"))
     assert fields["lower_bits"] is None
@@ -179,6 +197,11 @@ def _write_bad_files(folder: Path) -> None:
         (["z.npy", "--noise", "gaussian", "--std", "text.npy"], "--std: text.npy: need an npy file"),
         (["z.npy", "--noise", "gaussian", "--std", "other.npy"], "--std: need a map of one image"),
         (["z.npy", "--noise", "poisson-gaussian", "--read-std", "0"], "--read-std: need values above 0"),
+        (["z.npy", *POISSON_GAUSSIAN, "--adc-bits", "0"], "--adc-bits: need 1 to 32, got 0"),
+        (["z.npy", *POISSON_GAUSSIAN, "--adc-bits", "2.5"], "--adc-bits: need a whole number of bits, got 2.5"),
+        (["z.npy", *POISSON_GAUSSIAN, "--adc-bits", "8"], "measured: need whole codes"),
+        (["z.npy", *POISSON_GAUSSIAN, "--full-well", "-1"], "--full-well: need values above 0"),
+        (["z.npy", "--noise", "poisson", "--adc-bits", "8"], "--adc-bits: does not go with --noise poisson"),
         (["z.npy", "--noise", "uniform"], "uniform"),
         (["z.npy"], "--noise"),
         ([*POISSON_GAUSSIAN], "FILE"),

@@ -7,7 +7,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "broadcast.h"
+#include "elementwise.h"
 
 namespace bitlens {
 
@@ -41,6 +41,21 @@ Broadcast<Operands> merged_layout(const std::vector<std::int64_t>& shape,
   }
   if (layout.ndim == 0) layout.shape[layout.ndim++] = 1;
   return layout;
+}
+
+template <class T, int Inputs, int Outputs>
+Elementwise<T, Inputs, Outputs> elementwise_arguments(const std::vector<std::int64_t>& shape,
+                                                      const std::array<std::vector<std::int64_t>, Inputs>& strides,
+                                                      const std::array<std::uintptr_t, Inputs>& inputs,
+                                                      const std::array<std::uintptr_t, Inputs>& constants,
+                                                      const std::array<std::uintptr_t, Outputs>& outputs, int order) {
+  Elementwise<T, Inputs, Outputs> arguments{};
+  arguments.layout = merged_layout<Inputs>(shape, strides);
+  for (int i = 0; i < Inputs; ++i) arguments.inputs[i] = reinterpret_cast<const T*>(inputs[i]);
+  for (int i = 0; i < Inputs; ++i) arguments.constants[i] = reinterpret_cast<const double*>(constants[i]);
+  for (int i = 0; i < Outputs; ++i) arguments.outputs[i] = reinterpret_cast<T*>(outputs[i]);
+  arguments.order = order;
+  return arguments;
 }
 
 }  // namespace bitlens

@@ -93,6 +93,8 @@ def demo(quick: bool, out: str, seed: int, as_json: bool) -> None:
 @click.option("--gain", help="Poisson-Gaussian: ADU per photo-electron, a number or an npy map.  [default: 1]")
 @click.option("--offset", help="Poisson-Gaussian: ADU of a dark pixel, a number or an npy map.  [default: 0]")
 @click.option("--read-std", help="Poisson-Gaussian: read noise in ADU, a number or an npy map.")
+@click.option("--adc-bits", help="Poisson-Gaussian: FILE holds codes of so many bits, rounded and clipped.")
+@click.option("--full-well", help="Poisson-Gaussian: electrons that a pixel holds at most, a number or an npy map.")
 @click.option("--mean", "mean_file", metavar="FILE", help="Noiseless images, photo-electrons: adds the lower bound.")
 @click.option("--array", metavar="NAME", help="Which array of FILE, when it is an npz with several.")
 @click.option("--patch", type=click.IntRange(min=1), help="Cut images into squares of so many pixels per side.")
@@ -112,6 +114,8 @@ def estimate(
     gain: str | None,
     offset: str | None,
     read_std: str | None,
+    adc_bits: str | None,
+    full_well: str | None,
     mean_file: str | None,
     array: str | None,
     patch: int | None,
@@ -125,6 +129,7 @@ def estimate(
     With --patch the squares of one image form one group: splits and errors keep them together.
     """
     given = {"--std": std, "--gain": gain, "--offset": offset, "--read-std": read_std}
+    given |= {"--adc-bits": adc_bits, "--full-well": full_well}
     parameters = _parameters(kind, {name: text for name, text in given.items() if text is not None})
     import torch
 
@@ -231,10 +236,11 @@ def info(as_json: bool) -> None:
         click.echo(f"{name:<16} {value}")
 
 
+# Options that a noise model takes, with their defaults: None where one has to be given, "" where it may be left out.
 _TAKES: dict[str, dict[str, str | None]] = {
     "gaussian": {"--std": None},
     "poisson": {},
-    "poisson-gaussian": {"--gain": "1", "--offset": "0", "--read-std": None},
+    "poisson-gaussian": {"--gain": "1", "--offset": "0", "--read-std": None, "--adc-bits": "", "--full-well": ""},
 }
 
 
@@ -248,7 +254,7 @@ def _parameters(kind: str, given: dict[str, str]) -> dict[str, float | NDArray[A
     missing = [option for option, text in chosen.items() if text is None]
     if missing:
         raise click.UsageError(f"{missing[0]}: --noise {kind} needs it")
-    return {option: _number_or_map(option, text) for option, text in chosen.items() if text is not None}
+    return {option: _number_or_map(option, text) for option, text in chosen.items() if text}
 
 
 def _number_or_map(option: str, text: str) -> float | NDArray[Any]:
@@ -301,10 +307,20 @@ def _noise(
             return GaussianNoise(parameters["--std"])
         if kind == "poisson":
             return PoissonNoise()
-        return PoissonGaussianNoise(parameters["--gain"], parameters["--offset"], read_std=parameters["--read-std"])
+        bits = parameters.get("--adc-bits")
+        if bits is not None and not (isinstance(bits, float) and bits.is_integer()):
+            raise click.UsageError(f"--adc-bits: need a whole number of bits, got {bits}")
+        return PoissonGaussianNoise(
+            parameters["--gain"],
+            parameters["--offset"],
+            read_std=parameters["--read-std"],
+            adc_bits=None if bits is None else int(bits),
+            full_well_electrons=parameters.get("--full-well"),
+        )
     except (ValueError, TypeError) as error:
         name, _, rest = str(error).partition(":")
-        raise click.UsageError(f"--{name.replace('_', '-')}:{rest}") from None
+        option = name.removesuffix("_electrons").replace("_", "-")
+        raise click.UsageError(f"--{option}:{rest}") from None
 
 
 def _cut(stack: Tensor, patch: int) -> Tensor:

@@ -17,12 +17,8 @@ template <class T>
 void run(const std::vector<std::int64_t>& shape, const std::array<std::vector<std::int64_t>, kInputs>& strides,
          const std::array<std::uintptr_t, kInputs>& inputs, const std::array<std::uintptr_t, kInputs>& constants,
          const std::array<std::uintptr_t, kOutputs>& outputs, int order, DeviceHandle handle) {
-  Arguments<T> arguments{};
-  arguments.layout = merged_layout<kInputs>(shape, strides);
-  for (int i = 0; i < kInputs; ++i) arguments.inputs[i] = reinterpret_cast<const T*>(inputs[i]);
-  for (int i = 0; i < kInputs; ++i) arguments.constants[i] = reinterpret_cast<const double*>(constants[i]);
-  for (int i = 0; i < kOutputs; ++i) arguments.outputs[i] = reinterpret_cast<T*>(outputs[i]);
-  arguments.order = order;
+  const Arguments<T> arguments =
+      elementwise_arguments<T, kInputs, kOutputs>(shape, strides, inputs, constants, outputs, order);
   if (arguments.layout.count == 0) return;
   pybind11::gil_scoped_release released;
   BITLENS_DEVICE::evaluate(arguments, handle);

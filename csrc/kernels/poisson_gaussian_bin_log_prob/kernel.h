@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "../../common/broadcast.h"
+#include "../../common/elementwise.h"
 
 namespace bitlens {
 namespace poisson_gaussian_bin_log_prob {
@@ -12,13 +12,7 @@ constexpr int kInputs = 8;   // measured, mean, gain, offset, read_std, below, a
 constexpr int kOutputs = 5;  // value; d/d(mean, gain, offset, read_std)
 
 template <class T>
-struct Arguments {
-  Broadcast<kInputs> layout;
-  const T* inputs[kInputs];  // each read through layout.strides, unless `constants` has it
-  const double* constants[kInputs];  // one number in double precision whatever T is, or null
-  T* outputs[kOutputs];      // each contiguous [layout.count], or null where not wanted
-  int order;                 // highest derivative wanted: 0 or 1
-};
+using Arguments = Elementwise<T, kInputs, kOutputs>;  // of order 0 or 1
 
 namespace cpu {
 void evaluate(const Arguments<float>& arguments, int threads);

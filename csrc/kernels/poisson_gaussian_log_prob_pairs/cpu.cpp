@@ -4,11 +4,6 @@
 #include "table.h"
 
 #if defined(BITLENS_ENTRY_POINTS)
-#include <algorithm>
-#include <cmath>
-#include <limits>
-#include <vector>
-
 #include "../../common/instruction_set.h"
 #include "../../common/parallel.h"
 #endif
@@ -373,7 +368,13 @@ BITLENS_DECLARE_PER_ISA(void fill_curve(const Pixel&, std::int64_t, std::int64_t
 inline auto place_columns_for(float*) { return BITLENS_FOR_THIS_PROCESSOR(place_columns_float); }
 inline auto place_columns_for(double*) { return BITLENS_FOR_THIS_PROCESSOR(place_columns_double); }
 
-#include "planning.inl"
+}  // namespace poisson_gaussian_log_prob_pairs
+}  // namespace bitlens
+
+#include "planning.h"
+
+namespace bitlens {
+namespace poisson_gaussian_log_prob_pairs {
 
 namespace cpu {
 namespace {

@@ -1,4 +1,16 @@
-// Makes a Plan: part of cpu.cpp's entry points, in its namespace.
+// Makes a Plan, with the functions that cpu.cpp declares for each instruction set.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "../../common/parallel.h"
+#include "plan.h"
+
+namespace bitlens {
+namespace poisson_gaussian_log_prob_pairs {
 
 template <class T>
 struct OwnedPlan {
@@ -210,3 +222,6 @@ OwnedPlan<T> make_plan(const Arguments<T>& arguments, bool derivatives, int thre
   });
   return plan;
 }
+
+}  // namespace poisson_gaussian_log_prob_pairs
+}  // namespace bitlens
