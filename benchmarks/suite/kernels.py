@@ -63,6 +63,21 @@ class PoissonGaussianLogProb(Kernel):
         return ops.poisson_gaussian_log_prob(self.measured, self.mean, gain=2.0, offset=100.0, read_std=3.0).sum()
 
 
+class PoissonGaussianBinLogProb(Kernel):
+    """A stack of digitised frames, `size` pixels in all."""
+
+    params = (BACKENDS, [10_000, 100_000])
+
+    def make(self, size: int, device: str) -> None:
+        self.mean = (100 * torch.rand(size, device=device)).requires_grad_()
+        signal = 2 * torch.poisson(self.mean.detach()) + 100 + 3 * torch.randn(size, device=device)
+        self.measured = torch.round(signal)
+        self.leaves = [self.mean]
+
+    def call(self) -> torch.Tensor:
+        return ops.poisson_gaussian_bin_log_prob(self.measured, self.mean, gain=2.0, offset=100.0, read_std=3.0).sum()
+
+
 class PoissonGaussianLogProbPairs(Kernel):
     """Every measurement under every noiseless image: (rows and columns, pixels)."""
 

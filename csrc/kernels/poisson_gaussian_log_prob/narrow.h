@@ -1,5 +1,5 @@
 // The sum of math.h in single precision, for the case that makes up nearly all camera pixels: a summand at most a few
-// electrons wide. Value and first derivatives; `hard` marks the elements that math.h has to do in double precision.
+// electrons wide. Value and first derivatives; what does not fit is left to math.h.
 //
 // The sum starts from a count near its mode, which log(k / mean) ~ 2 (k - mean) / (k + mean) gives as the root of a
 // quadratic. The terms below it need no division; those above it are added up as one fraction, so that a term costs
@@ -14,11 +14,11 @@ namespace bitlens {
 namespace BITLENS_ISA {
 namespace poisson_gaussian {
 
-constexpr float kNarrowCounts = 1e6f;  // photo-electrons; beyond, a step of one electron is lost in rounding
+constexpr float kNarrowCounts = 1e6f;   // photo-electrons; beyond, a step of one electron is lost in rounding
 constexpr float kNarrowFaint = 1e-25f;  // photo-electrons; no more than none as long as kNarrowPull holds
-constexpr float kNarrowPull = 40.0f;   // |log| of the ratio of the first terms, the mean left out
-constexpr int kNarrowTerms = 40;       // on either side of the start: for sums up to 6 electrons wide
-constexpr float kNarrowOff = 8.0f;     // electrons from the start of the sum to its mode
+constexpr float kNarrowPull = 40.0f;    // |log| of the ratio of the first terms, the mean left out
+constexpr int kNarrowTerms = 40;        // on either side of the start: for sums up to 6 electrons wide
+constexpr float kNarrowOff = 8.0f;      // electrons from the start of the sum to its mode
 // Standard deviations of the summand that are summed on either side of the mode: a term beyond is below 3e-7 of the
 // largest, and all of them are below 5e-8 of the sum.
 constexpr float kNarrowReach = 5.5f;
@@ -31,7 +31,7 @@ struct Sensor {
   Value ratio, ratio_rest, a, a_rest, inverse_a, half_decay, scale;
   Value bad;  // 1 where the parameters are outside their domain, or too far apart for single precision
   int n_powers;
-  Value powers[kNarrowTerms];  // exp(-a n) for n < n_powers; see power()
+  Value powers[kNarrowTerms];  // exp(-a n) for n < n_powers, see extend_powers
 };
 
 template <class Value>
@@ -57,7 +57,8 @@ BITLENS_FUNCTION void set_sensor(Sensor<Value>& sensor, Value gain, Value gain_r
   sensor.inverse_a = 1.0f / sensor.a;
   const Value half_decay = exponential(-0.5f * sensor.a);
   sensor.half_decay = half_decay - half_decay * (0.5f * sensor.a_rest);
-  sensor.scale = sensor.inverse_read_std * sensor.inverse_read_std * 0.159154943f;  // square of the normal's 1/(s sqrt(2 pi))
+  // The square of the normal density's 1 / (read_std sqrt(2 pi)).
+  sensor.scale = sensor.inverse_read_std * sensor.inverse_read_std * 0.159154943f;
   sensor.bad = select(good, zero, one);
   sensor.powers[0] = one;
   sensor.n_powers = 1;
@@ -84,8 +85,10 @@ struct Start {
   Value mean;
   Value mode;      // the count to start from, near the mode
   Value residual;  // measured - offset - gain mode
-  Value rise, up, down;  // first ratio upwards times (mode + 1) / mean, times mode + 1; first ratio downwards over mode
-  Value reach;     // terms needed on either side; 0 for `hard` elements
+  Value rise;      // first ratio upwards times (mode + 1) / mean
+  Value up;        // first ratio upwards times mode + 1
+  Value down;      // first ratio downwards over mode
+  Value reach;     // terms needed on either side; 0 where math.h has to do the element
 };
 
 template <class Value>
