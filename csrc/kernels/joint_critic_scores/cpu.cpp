@@ -284,8 +284,8 @@ void prepare_gradients(const Backward<T>& arguments, const Plan& plan, const Ite
   if (slab < plan.row_slabs && plan.two_layers) {
     const Scratch<T> scratch = scratch_of<T>(plan, sizes, arguments.workspace, slab);
     fill(scratch.weight_sums, plan.second_padded * plan.step, 0.0);
-    fill(scratch.bias_sums, plan.second_padded, 0.0);
-    fill(scratch.output_sums, plan.second_padded, 0.0);
+    fill(scratch.bias_sums, plan.second_padded * kWidestVector, 0.0);
+    fill(scratch.output_sums, plan.second_padded * kWidestVector, 0.0);
   }
 }
 
@@ -335,15 +335,13 @@ void backward_tile_two_layers(const Inputs<T>& inputs, const Plan& plan, const I
   const Pull pull = pull_of(plan, item, row, rows, column, columns);
   fill(scratch.weight_part, plan.second_padded * step, T(0));
   fill(scratch.key_part, kTile * step, T(0));
-  fill(scratch.bias_part, plan.second_padded * kWidestVector, T(0));
-  fill(scratch.output_part, plan.second_padded * kWidestVector, T(0));
   for (std::int64_t i = 0; i < rows; ++i) {
     const T* const query = item.queries + (row + i) * step;
     two_layer_line(line, scratch.activations, scratch.second, query, item.panels + column * hidden, item.weight, step,
                    item.bias, item.output, hidden, units, columns);
     for (std::int64_t j = 0; j < columns; j += kWidth) store(scores + j, load(line + j));
     gradient_line(line, scores, pull, i, positive_of(inputs, b, row + i) - column, columns);
-    second_layer_gradient(scratch.second, scratch.output_part, scratch.bias_part, kWidestVector, line, item.output,
+    second_layer_gradient(scratch.second, scratch.output_sums, scratch.bias_sums, kWidestVector, line, item.output,
                           units, columns);
     for (std::int64_t j = 0; j < columns; ++j) {
       for (std::int64_t c = 0; c < hidden_padded; c += Lanes<T>::width) {
@@ -361,12 +359,6 @@ void backward_tile_two_layers(const Inputs<T>& inputs, const Plan& plan, const I
     }
   }
   if (scratch.weight_part != nullptr) add_line(scratch.weight_sums, scratch.weight_part, units * step);
-  for (std::int64_t k = 0; k < units; ++k) {
-    for (std::int64_t lane = 0; lane < Lanes<T>::width; ++lane) {
-      scratch.bias_sums[k] += static_cast<double>(scratch.bias_part[k * kWidestVector + lane]);
-      scratch.output_sums[k] += static_cast<double>(scratch.output_part[k * kWidestVector + lane]);
-    }
-  }
   if (item.key_sums != nullptr) add_line(item.key_sums + column * step, scratch.key_part, columns * step);
 }
 
@@ -420,8 +412,10 @@ void backward_finish(const Backward<T>& arguments, const Plan& plan, const Item<
     double bias = 0.0, output = 0.0;
     for (std::int64_t s = 0; s < plan.row_slabs; ++s) {
       const Scratch<T> scratch = scratch_of<T>(plan, sizes, arguments.workspace, s);
-      bias += scratch.bias_sums[k];
-      output += scratch.output_sums[k];
+      for (std::int64_t lane = k * kWidestVector; lane < (k + 1) * kWidestVector; ++lane) {
+        bias += scratch.bias_sums[lane];
+        output += scratch.output_sums[lane];
+      }
     }
     if (arguments.bias != nullptr) arguments.bias[b * units + k] = static_cast<T>(bias);
     if (arguments.output != nullptr) arguments.output[b * units + k] = static_cast<T>(output);

@@ -184,30 +184,33 @@ BITLENS_FUNCTION void two_layer_line(T* line, T* activations, T* second, const T
           for (int v = 0; v < 2; ++v) sums[r][v] += more[r][v];
         }
       }
-      // Units are padded with w = 0, which adds nothing.
+      // Units are padded with w = 0, which adds nothing. Sums of block sums round less than one long sum.
+      Vector block[2] = {};
       for (int r = 0; r < kRegisterRows; ++r) {
         for (int v = 0; v < 2; ++v) {
           const Vector value = sums[r][v] + bias[k + r];
-          scores[v] += output[k + r] * rectified(value);
+          block[v] += output[k + r] * rectified(value);
           if (second != nullptr) put(second + (k + r) * kTile + j + v * Lanes<T>::width, value);
         }
       }
+      for (int v = 0; v < 2; ++v) scores[v] += block[v];
     }
     for (int v = 0; v < 2; ++v) put(line + j + v * Lanes<T>::width, scores[v]);
   }
 }
 
 // From the gradient in a row's scores to that in the second layer, in place of what its ReLU got; adds the gradients
-// in w and d to lanes.
+// in w and d to sums by lane, [h2][lanes].
 template <class T>
-BITLENS_FUNCTION void second_layer_gradient(T* second, T* output_part, T* bias_part, int64_t lanes, const T* gradient,
-                                            const T* output, int64_t units, int64_t columns) {
+BITLENS_FUNCTION void second_layer_gradient(T* second, double* output_sums, double* bias_sums, int64_t lanes,
+                                            const T* gradient, const T* output, int64_t units, int64_t columns) {
   using Vector = typename Lanes<T>::Vector;
-  const int64_t visited = round_up(columns, Lanes<T>::width);
+  constexpr int64_t width = Lanes<T>::width;
+  const int64_t visited = round_up(columns, width);
   for (int64_t k = 0; k < units; ++k) {
     const Vector weight = all_lanes(output[k]);
-    Vector in_output = vector_at(output_part + k * lanes), in_bias = vector_at(bias_part + k * lanes);
-    for (int64_t j = 0; j < visited; j += Lanes<T>::width) {
+    Vector in_output = {}, in_bias = {};
+    for (int64_t j = 0; j < visited; j += width) {
       const Vector value = vector_at(second + k * kTile + j), pull = vector_at(gradient + j);
       const Vector open = gated(pull * weight, value, Vector{});
       in_output += pull * rectified(value);
@@ -215,8 +218,11 @@ BITLENS_FUNCTION void second_layer_gradient(T* second, T* output_part, T* bias_p
       put(second + k * kTile + j, open);
     }
     for (int64_t j = visited; j < kTile; ++j) second[k * kTile + j] = T(0);
-    put(output_part + k * lanes, in_output);
-    put(bias_part + k * lanes, in_bias);
+    alignas(64) T part[2 * width];
+    put(part, in_output);
+    put(part + width, in_bias);
+    add_line(output_sums + k * lanes, part, width);
+    add_line(bias_sums + k * lanes, part + width, width);
   }
 }
 

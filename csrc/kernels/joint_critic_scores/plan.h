@@ -79,14 +79,12 @@ struct Item {
 template <class T>
 struct Scratch {
   double* weight_sums;   // [second_padded][step], or null
-  double* bias_sums;     // [second_padded]
-  double* output_sums;   // [second_padded]
+  double* bias_sums;     // [second_padded][kWidestVector], by lane
+  double* output_sums;   // [second_padded][kWidestVector], by lane
   T* weight_part;        // [second_padded][step], of one tile, or null
   T* key_part;           // [kSlabStep][step], of one tile, or null
-  T* bias_part;          // [second_padded][kWidestVector], of one tile
-  T* output_part;        // [second_padded][kWidestVector], of one tile
   T* activations;        // [h][kSlabStep] of a row's pairs
-  T* activations_by_key; // [kSlabStep][step]
+  T* activations_by_key;  // [kSlabStep][step]
   T* second;             // [second_padded][kSlabStep]
 };
 
@@ -127,12 +125,10 @@ BITLENS_FUNCTION Scratch<T> take_scratch(const Plan& plan, const Sizes& sizes, C
   if (!plan.backward) return scratch;
   const std::int64_t matrix = plan.second_padded * plan.step;
   scratch.weight_sums = take<double>(cursor, plan.sum_weight ? matrix : 0);
-  scratch.bias_sums = take<double>(cursor, plan.second_padded);
-  scratch.output_sums = take<double>(cursor, plan.second_padded);
+  scratch.bias_sums = take<double>(cursor, plan.second_padded * kWidestVector);
+  scratch.output_sums = take<double>(cursor, plan.second_padded * kWidestVector);
   scratch.weight_part = take<T>(cursor, plan.sum_weight ? matrix : 0);
   scratch.key_part = take<T>(cursor, plan.sum_keys ? kSlabStep * plan.step : 0);
-  scratch.bias_part = take<T>(cursor, plan.second_padded * kWidestVector);
-  scratch.output_part = take<T>(cursor, plan.second_padded * kWidestVector);
   scratch.activations_by_key = take<T>(cursor, kSlabStep * plan.step);
   scratch.second = take<T>(cursor, plan.second_padded * kSlabStep);
   return scratch;

@@ -100,6 +100,8 @@ def _checked(
     if hidden_weight is not None:
         weight = fitting("hidden_weight", hidden_weight, (None, h), "(..., h2, h)")
         h2 = weight.shape[-2]
+        if h2 == 0:
+            raise ValueError(f"hidden_weight: need at least one unit, got shape {tuple(weight.shape)}")
     if hidden_bias is not None:
         if weight is None:
             raise ValueError("hidden_bias: need hidden_weight beside it, got None")
