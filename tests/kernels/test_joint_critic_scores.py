@@ -360,9 +360,7 @@ def test_each_gradient_alone_equals_the_joint_one(backend: str, name: str) -> No
 @pytest.mark.parametrize("dtype", contract.DTYPES)
 @pytest.mark.parametrize("second", [0, 5])
 @pytest.mark.parametrize("backend", EVERY_BACKEND)
-def test_undefined_inputs_give_nan_where_they_touch(
-    backend: str, second: int, dtype: torch.dtype, bad: float
-) -> None:
+def test_undefined_inputs_give_nan_where_they_touch(backend: str, second: int, dtype: torch.dtype, bad: float) -> None:
     def broken(argument: int, where: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         inputs = inputs_of(100, 110, 6, second)(dtype, contract.generator(13))
         inputs[argument][where] = bad
@@ -467,9 +465,7 @@ def test_a_positive_outside_the_columns_is_nan_where_nobody_may_look(backend: st
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_is_not_offered_says_so(backend: str) -> None:
-    query, key, output = (
-        t.requires_grad_() for t in diagonal_inputs(3, 4, 2)(torch.float64, contract.generator())
-    )
+    query, key, output = (t.requires_grad_() for t in diagonal_inputs(3, 4, 2)(torch.float64, contract.generator()))
     with running(backend):
         row = diagonal(query, key, output).row_logsumexp
         (gradient,) = torch.autograd.grad(row.sum(), query, create_graph=True)

@@ -1,4 +1,4 @@
-"""The tiles of `joint_critic_scores` in Numba: the sums of csrc/kernels/joint_critic_scores, in the same order of visits."""
+"""The tiles of `joint_critic_scores` in Numba, in the order of visits of csrc/kernels/joint_critic_scores."""
 
 from __future__ import annotations
 
