@@ -125,3 +125,21 @@ class InfoNCEScores(Kernel):
     def call(self) -> torch.Tensor:
         scores = ops.infonce_scores(self.query, self.key, scale=0.1)
         return (scores.row_logsumexp + scores.column_logsumexp - 2 * scores.positive).mean()
+
+
+class JointCriticScores(Kernel):
+    """Symmetric contrastive loss of a joint critic: (rows, hidden units, units of a second layer or 0)."""
+
+    params = (BACKENDS, [(256, 64, 0), (1024, 64, 0), (512, 64, 64)])
+
+    def make(self, size: tuple[int, int, int], device: str) -> None:
+        rows, hidden, second = size
+        self.query = torch.randn(rows, hidden, device=device, requires_grad=True)
+        self.key = torch.randn(rows, hidden, device=device, requires_grad=True)
+        self.weight = (torch.randn(second, hidden, device=device) / 8).requires_grad_() if second else None
+        self.output = (torch.randn(second or hidden, device=device) / 8).requires_grad_()
+        self.leaves = [self.query, self.key, self.output, *([] if self.weight is None else [self.weight])]
+
+    def call(self) -> torch.Tensor:
+        scores = ops.joint_critic_scores(self.query, self.key, self.output, hidden_weight=self.weight)
+        return (scores.row_logsumexp + scores.column_logsumexp - 2 * scores.positive).mean()

@@ -22,6 +22,7 @@ _PUBLIC = {
     "check_noise": "bitlens.noise",
     "EntropyEstimate": "bitlens.noise",
     "conditional_entropy": "bitlens.noise",
+    "critics": "bitlens.critics",
     "datasets": "bitlens.datasets",
     "densities": "bitlens.densities",
     "design": "bitlens.design",
@@ -36,7 +37,7 @@ _PUBLIC = {
 __all__ = ["__version__", *sorted(_PUBLIC)]
 
 if TYPE_CHECKING:
-    from bitlens import datasets, densities, design, encoders, estimators, noise, ops, plots, systems
+    from bitlens import critics, datasets, densities, design, encoders, estimators, noise, ops, plots, systems
     from bitlens.design import DesignResult, optimize_design
     from bitlens.estimators import InformationEstimate, estimate_information
     from bitlens.noise import (

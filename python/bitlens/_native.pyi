@@ -125,3 +125,30 @@ def infonce_scores_backward_double(
     workspace: int,
     threads: int,
 ) -> None: ...
+def joint_critic_scores_workspace_bytes(
+    sizes: Sequence[int], value_bytes: int, backward: bool, wanted: Sequence[bool]
+) -> int: ...
+def joint_critic_scores_forward_float(
+    sizes: Sequence[int], inputs: Sequence[int], outputs: Sequence[int], workspace: int, threads: int
+) -> None: ...
+def joint_critic_scores_forward_double(
+    sizes: Sequence[int], inputs: Sequence[int], outputs: Sequence[int], workspace: int, threads: int
+) -> None: ...
+def joint_critic_scores_backward_float(
+    sizes: Sequence[int],
+    inputs: Sequence[int],
+    saved: Sequence[int],
+    grads: Sequence[int],
+    outputs: Sequence[int],
+    workspace: int,
+    threads: int,
+) -> None: ...
+def joint_critic_scores_backward_double(
+    sizes: Sequence[int],
+    inputs: Sequence[int],
+    saved: Sequence[int],
+    grads: Sequence[int],
+    outputs: Sequence[int],
+    workspace: int,
+    threads: int,
+) -> None: ...

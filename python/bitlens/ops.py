@@ -2,6 +2,7 @@
 
 from bitlens.kernels._backend import BackendUnavailable, available_backends, use_backend
 from bitlens.kernels.infonce_scores.op import InfoNCEScores, infonce_scores
+from bitlens.kernels.joint_critic_scores.op import joint_critic_scores
 from bitlens.kernels.poisson_gaussian_bin_log_prob.op import poisson_gaussian_bin_log_prob
 from bitlens.kernels.poisson_gaussian_log_prob.op import poisson_gaussian_log_prob
 from bitlens.kernels.poisson_gaussian_log_prob_pairs.op import poisson_gaussian_log_prob_pairs
@@ -13,6 +14,7 @@ __all__ = [
     "available_backends",
     "fourier_filter",
     "infonce_scores",
+    "joint_critic_scores",
     "poisson_gaussian_bin_log_prob",
     "poisson_gaussian_log_prob",
     "poisson_gaussian_log_prob_pairs",

@@ -258,6 +258,81 @@ def _infonce_workspace(
     return torch.empty(size, dtype=torch.uint8, device=query.device)
 
 
+def joint_critic_scores_forward(
+    backend: str, inputs: Sequence[Tensor | None], batch: torch.Size, threads: int
+) -> tuple[Tensor, ...]:
+    """The four outputs; `inputs` are both hidden halves, positive, hidden weight and bias, and output weight."""
+    full, sizes = _joint_critic_operands(inputs, batch)
+    query = full[0]
+    assert query is not None
+    outputs = tuple(query.new_empty((*batch, sizes[i])) for i in (1, 1, 1, 2))
+    workspace = _joint_critic_workspace(backend, query, sizes, False, [False] * 5)
+    _run(
+        "joint_critic_scores_forward",
+        backend,
+        query,
+        sizes,
+        [address(tensor) for tensor in full],
+        [tensor.data_ptr() for tensor in outputs],
+        workspace.data_ptr(),
+        threads=threads,
+    )
+    return outputs
+
+
+def joint_critic_scores_backward(
+    backend: str,
+    inputs: Sequence[Tensor | None],
+    saved: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
+    wanted: Sequence[bool],
+    batch: torch.Size,
+    threads: int,
+) -> list[Tensor | None]:
+    """Gradients in both hidden halves, hidden weight and bias, and output weight, at the broadcast batch shape."""
+    full, sizes = _joint_critic_operands(inputs, batch)
+    query = full[0]
+    assert query is not None
+    _, n, m, h, h2 = sizes
+    shapes = ((n, h), (m, h), (h2, h), (h2,), (h2 or h,))
+    outputs = [query.new_empty((*batch, *shape)) if want else None for shape, want in zip(shapes, wanted, strict=True)]
+    kept = [_flat(tensor, batch, 1) for tensor in (*saved, *grads)]
+    workspace = _joint_critic_workspace(backend, query, sizes, True, wanted)
+    _run(
+        "joint_critic_scores_backward",
+        backend,
+        query,
+        sizes,
+        [address(tensor) for tensor in full],
+        [address(tensor) for tensor in kept[:3]],
+        [address(tensor) for tensor in kept[3:]],
+        [address(tensor) for tensor in outputs],
+        workspace.data_ptr(),
+        threads=threads,
+    )
+    return outputs
+
+
+def _joint_critic_operands(
+    inputs: Sequence[Tensor | None], batch: torch.Size
+) -> tuple[list[Tensor | None], tuple[int, ...]]:
+    """All operands at the full batch shape, contiguous, and the sizes: batch, n, m, h, h2 (0 without second layer)."""
+    full = [_flat(tensor, batch, rank) for tensor, rank in zip(inputs, (2, 2, 1, 2, 1, 1), strict=True)]
+    query, key, weight = full[0], full[1], full[3]
+    assert query is not None
+    assert key is not None
+    n, h = query.shape[-2:]
+    return full, (batch.numel(), n, key.shape[-2], h, 0 if weight is None else weight.shape[-2])
+
+
+def _joint_critic_workspace(
+    backend: str, query: Tensor, sizes: Sequence[int], backward: bool, wanted: Sequence[bool]
+) -> Tensor:
+    """Work space of a pass; the backward pass needs more for each wanted gradient."""
+    size = module(backend).joint_critic_scores_workspace_bytes(sizes, query.element_size(), backward, list(wanted))
+    return torch.empty(size, dtype=torch.uint8, device=query.device)
+
+
 def psf_convolve(
     backend: str, kind: int, first: Tensor, second: Tensor, window: tuple[int, ...], threads: int
 ) -> Tensor:
