@@ -501,19 +501,6 @@ def test_a_positive_outside_the_columns_is_nan_where_nobody_may_look(backend: st
     torch.testing.assert_close(outputs.column_logsumexp, torch.full((5,), 4 + math.log(3)))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_what_is_not_offered_says_so(backend: str) -> None:
-    query, key = (t.requires_grad_() for t in diagonal_inputs(3, 4, 2)(torch.float64, contract.generator()))
-    with running(backend):
-        (gradient,) = torch.autograd.grad(diagonal(query, key).row_logsumexp.sum(), query, create_graph=True)
-        contract.expect_error(RuntimeError, ("second derivatives", "reference"), lambda: gradient.sum().backward())
-        contract.expect_error(
-            RuntimeError,
-            ("forward-mode", "reference"),
-            lambda: torch.func.jvp(lambda q: diagonal(q, key.detach()).positive, (query.detach(),), (query.detach(),)),
-        )
-
-
 # ---- torch.func, memory ----
 
 

@@ -1,7 +1,7 @@
 """Public signature, checks, dispatch and gradients of `infonce_scores`.
 
-Two operators: the four outputs, and the gradient of any weighted sum of them. Both visit the scores tile by tile and
-keep none; the second recomputes them.
+Three operators: the four outputs; the gradient of any weighted sum of them; the changes of both along a direction, for
+second derivatives and forward mode. All visit the scores tile by tile and keep none; the last two recompute them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bitlens.kernels import _autograd, _backend, _check, _compiled
-from bitlens.kernels.infonce_scores import reference
+from bitlens.kernels.infonce_scores import directional, reference
 
 IMPLEMENTED = ("cpu", "numba", "reference")
 _ARGUMENTS = ("query", "key", "positive", "scale", "query_bias", "key_bias")
@@ -202,11 +202,108 @@ def _gradient_fake(tensors: Any, options: Any) -> tuple[Tensor, ...]:
     return tuple(tensors[0].new_empty(shape) for shape in _gradient_shapes(tensors, options[0]))
 
 
-def _no_second(*_: Any) -> Any:
+def _gradient_backward(
+    grads: Any, tensors: Any, outputs: Any, saved: Any, options: Any, needs: Any
+) -> tuple[Tensor | None, ...]:
+    """Second derivatives: what pulls on the gradients is a direction in which the outputs change.
+
+    The log-sum-exps among the arguments are functions of the others and have no derivative of their own.
+    """
+    wanted, backend = options
+    direction = [grad if wanted >> i & 1 else None for i, grad in enumerate(grads)]
+    if all(change is None for change in direction):
+        return (None,) * len(tensors)
+    second = any(needs[argument] for argument in _DIFFERENTIABLE)
+    results = _directional(tensors[:9], tensors[9:13], direction, second, backend)
+    gradients: list[Tensor | None] = [None] * len(tensors)
+    for argument, result in zip((9, 10, 11, 12, *_DIFFERENTIABLE), results, strict=True):
+        if needs[argument]:
+            gradients[argument] = _backend.sum_to_shape(result, tensors[argument].shape)
+    return tuple(gradients)
+
+
+# ---- Changes of the outputs and of the gradients along one direction ----
+
+_DIRECTIONAL_ARGUMENTS = (
+    *_GRADIENT_ARGUMENTS,
+    *("change_query?", "change_key?", "change_scale?", "change_query_bias?", "change_key_bias?"),
+)
+_DIRECTIONAL_CORE = (*_GRADIENT_CORE, *(_CORE[argument] for argument in _DIFFERENTIABLE))
+
+
+def _directional(tensors: Any, grads: Any, direction: Any, second: bool, backend: str) -> tuple[Tensor, ...]:
+    """Changes of the four outputs, then, if `second`, of the five gradients, at the full batch shape."""
+    return _autograd.apply(_DIRECTIONAL, (*tensors, *grads, *direction), (second, backend))
+
+
+def _directional_shapes(tensors: Any, second: bool) -> list[tuple[int, ...]]:
+    n, m, d = tensors[0].shape[-2], tensors[1].shape[-2], tensors[0].shape[-1]
+    batch = _batch(tensors, _DIRECTIONAL_CORE)
+    outputs: list[tuple[int, ...]] = [(*batch, length) for length in (n, n, n, m)]
+    gradients: list[tuple[int, ...]] = [(*batch, *core) for core in ((n, d), (m, d), (), (n,), (m,))]
+    return outputs + (gradients if second else [(*batch, 0)] * len(gradients))
+
+
+def _directional_forward(tensors: Any, options: Any, needs: Any) -> tuple[tuple[Tensor, ...], Any]:
+    batch = _batch(tensors, _DIRECTIONAL_CORE)
+    results = directional.derivatives(tensors[:6], tensors[6:9], tensors[9:13], tensors[13:], batch, options[0])
+    shapes = _directional_shapes(tensors, options[0])
+    return tuple(
+        result if result is not None else tensors[0].new_empty(shape)
+        for result, shape in zip(results, shapes, strict=True)
+    ), None
+
+
+def _directional_fake(tensors: Any, options: Any) -> tuple[Tensor, ...]:
+    return tuple(tensors[0].new_empty(shape) for shape in _directional_shapes(tensors, options[0]))
+
+
+def _directional_backward(
+    grads: Any, tensors: Any, outputs: Any, saved: Any, options: Any, needs: Any
+) -> tuple[Tensor | None, ...]:
+    """Of the changes of the outputs only: <weights, J v> has the derivatives J^T weights in v, H v in the inputs."""
+    second, backend = options
+    if second and any(grad is not None for grad in grads[4:]):
+        _no_third()
+    weights, gradients = grads[:4], [None] * len(tensors)
+    if all(weight is None for weight in weights):
+        return tuple(gradients)
+    changes = tensors[13:]
+    in_inputs = _directional(tensors[:9], weights, changes, True, backend)[4:]
+    wanted = sum(1 << i for i, change in enumerate(changes) if change is not None)
+    in_changes = _autograd.apply(_GRADIENT, (*tensors[:9], *weights), (wanted, backend))
+    for argument, result in zip((*_DIFFERENTIABLE, *range(13, 18)), (*in_inputs, *in_changes), strict=True):
+        if needs[argument]:
+            gradients[argument] = _backend.sum_to_shape(result, tensors[argument].shape)
+    return tuple(gradients)
+
+
+def _no_third(*_: Any) -> Any:
     raise RuntimeError(
-        "infonce_scores: second derivatives are offered by the reference backend only; "
+        "infonce_scores: third derivatives are offered by the reference backend only; "
         'use `with bitlens.ops.use_backend("reference"):`'
     )
+
+
+def _jvp(tensors: Any, tangents: Any, outputs: Any, options: Any) -> tuple[Tensor, ...]:
+    direction = [tangents[argument] for argument in _DIFFERENTIABLE]
+    return _directional((*tensors, *outputs[1:]), (None,) * 4, direction, False, options[0])[:4]
+
+
+def _gradient_jvp(tensors: Any, tangents: Any, outputs: Any, options: Any) -> tuple[Tensor, ...]:
+    """H v, and the gradient with the changes of the weights in place of the weights, which it is linear in."""
+    wanted, backend = options
+    terms: list[tuple[Tensor, ...]] = []
+    direction = [tangents[argument] for argument in _DIFFERENTIABLE]
+    if any(change is not None for change in direction):
+        terms.append(_directional(tensors[:9], tensors[9:13], direction, True, backend)[4:])
+    if any(change is not None for change in tangents[9:13]):
+        terms.append(_autograd.apply(_GRADIENT, (*tensors[:9], *tangents[9:13]), options))
+    results = []
+    for i, output in enumerate(outputs):
+        parts = [term[i] for term in terms] if wanted >> i & 1 else []
+        results.append(sum(parts[1:], parts[0]) if parts else torch.zeros_like(output))
+    return tuple(results)
 
 
 _SCORES = _autograd.register(
@@ -219,6 +316,7 @@ _SCORES = _autograd.register(
         forward=_forward,
         fake=_fake,
         backward=_backward,
+        jvp=_jvp,
     )
 )
 _GRADIENT = _autograd.register(
@@ -230,6 +328,20 @@ _GRADIENT = _autograd.register(
         n_outputs=5,
         forward=_gradient_forward,
         fake=_gradient_fake,
-        backward=_no_second,
+        backward=_gradient_backward,
+        jvp=_gradient_jvp,
+    )
+)
+_DIRECTIONAL = _autograd.register(
+    _autograd.Rule(
+        name="infonce_scores_directional",
+        arguments=_DIRECTIONAL_ARGUMENTS,
+        options=(("second", "bool"), ("backend", "str")),
+        core_dims=_DIRECTIONAL_CORE,
+        n_outputs=9,
+        forward=_directional_forward,
+        fake=_directional_fake,
+        backward=_directional_backward,
+        jvp=_no_third,
     )
 )
