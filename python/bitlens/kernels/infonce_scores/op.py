@@ -14,7 +14,7 @@ from torch import Tensor
 from bitlens.kernels import _autograd, _backend, _check, _compiled
 from bitlens.kernels.infonce_scores import directional, reference
 
-IMPLEMENTED = ("cpu", "numba", "reference")
+IMPLEMENTED = ("cuda", "cpu", "numba", "reference")
 _ARGUMENTS = ("query", "key", "positive", "scale", "query_bias", "key_bias")
 # Trailing axes of each argument that are not batch axes.
 _CORE = (2, 2, 1, 0, 1, 1)
