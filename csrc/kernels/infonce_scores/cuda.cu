@@ -7,7 +7,9 @@
 #include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
+#include "cuda_tensor.h"
 #include "cuda_tile.h"
 #include "kernel.h"
 #include "math.h"
@@ -121,6 +123,28 @@ __device__ Operand<T> from_line(const Operand<T>& operand, std::int64_t line) {
   return {operand.source + line * operand.line_stride, operand.step_stride, operand.line_stride};
 }
 
+template <int kPrecision, class T>
+__device__ void dots_of(T* tile, T* stages, const Operand<T>& own, const Operand<T>& other, std::int64_t owns,
+                        std::int64_t others, std::int64_t features) {
+#if defined(__CUDACC__)
+  if constexpr (kPrecision != kFull) {
+    return tensor_dots<kPrecision>(tile, stages, own, other, owns, others, features);
+  }
+#endif
+  tile_dots(tile, stages, own, other, owns, others, features);
+}
+
+template <int kPrecision, class T, class Visit>
+__device__ void product_of(const T* tile, T* stages, const Operand<T>& matrix, std::int64_t owns, std::int64_t others,
+                           std::int64_t lines, const Visit& visit) {
+#if defined(__CUDACC__)
+  if constexpr (kPrecision != kFull) {
+    return tensor_product<kPrecision>(tile, stages, matrix, owns, others, lines, visit);
+  }
+#endif
+  tile_product(tile, stages, matrix, owns, others, lines, visit);
+}
+
 // ---- Forward ----
 
 // Merges exp of score(0 .. count - 1), without `skipped`, into (largest, sum). `turn` is where the thread begins in
@@ -154,7 +178,7 @@ struct ForwardShared {
       (Layout<T>::kTileValues + Layout<T>::kStagesValues + 2 * Layout<T>::kTile) * static_cast<int>(sizeof(T));
 };
 
-template <class T>
+template <class T, int kPrecision>
 __global__ void __launch_bounds__(Layout<T>::kThreads, 2)
     sum_tiles(Forward<T> arguments, ForwardPlan plan, Parts parts) {
   using L = Layout<T>;
@@ -181,8 +205,8 @@ __global__ void __launch_bounds__(Layout<T>::kThreads, 2)
       double column_largest = -INFINITY, column_sum = 0.0;
       for (std::int64_t row = row_begin; row < row_end; row += L::kTile) {
         const int rows = static_cast<int>(smaller(L::kTile, row_end - row));
-        tile_dots(tile, stages, from_line(item.query, row), from_line(item.key, column), rows, columns,
-                  inputs.sizes.features);
+        dots_of<kPrecision>(tile, stages, from_line(item.query, row), from_line(item.key, column), rows, columns,
+                            inputs.sizes.features);
         if (has_row && line < rows) {
           query_bias[line] = bias_or_nan(value_or(inputs.query_bias, b * n + row + line, T(0)));
         } else if (!has_row && line < columns) {
@@ -339,7 +363,7 @@ __device__ void write_halves(double* target, double* halves, double sum, int til
   __syncthreads();
 }
 
-template <class T, bool kRowsOwn>
+template <class T, bool kRowsOwn, int kPrecision>
 __global__ void __launch_bounds__(Layout<T>::kThreads, 2)
     pull_tiles(Backward<T> arguments, SidePlan plan, SideParts<T> parts) {
   using L = Layout<T>;
@@ -375,7 +399,7 @@ __global__ void __launch_bounds__(Layout<T>::kThreads, 2)
       } else {
         load_rows(pull, arguments, b, other, others);
       }
-      tile_dots(tile, stages, own_lines, other_lines, owns, others, features);
+      dots_of<kPrecision>(tile, stages, own_lines, other_lines, owns, others, features);
       __syncthreads();
 
       T sum = T(0), dots = T(0);
@@ -401,11 +425,11 @@ __global__ void __launch_bounds__(Layout<T>::kThreads, 2)
         const Operand<T> matrix = {other_lines.source + feature * other_lines.step_stride, other_lines.line_stride,
                                    other_lines.step_stride};
         T* const target = parts.matrix + at * features + feature;
-        tile_product(tile, stages, matrix, owns, others, smaller(L::kTile, features - feature),
-                     [&](int i, int k, T value) {
-                       T& place = target[i * features + k];
-                       place = other == begin ? value : place + value;
-                     });
+        product_of<kPrecision>(tile, stages, matrix, owns, others, smaller(L::kTile, features - feature),
+                               [&](int i, int k, T value) {
+                                 T& place = target[i * features + k];
+                                 place = other == begin ? value : place + value;
+                               });
         __syncthreads();
       }
       __syncthreads();
@@ -478,6 +502,34 @@ void launch(void (*kernel)(Parameters...), dim3 grid, int threads, int shared_by
   check(cudaGetLastError());
 }
 
+// The precision of the products: that of the inputs where the device has no tensor cores for another.
+template <class T>
+int usable_precision([[maybe_unused]] int precision) {
+#if defined(__CUDACC__)
+  if (sizeof(T) == 4 && precision != kFull) {
+    int device = 0, major = 0;
+    check(cudaGetDevice(&device));
+    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+    if (major >= 8) return precision;
+  }
+#endif
+  return kFull;
+}
+
+// Calls run(std::integral_constant<int, precision>) for a precision that this build and T have.
+template <class T, class Run>
+void for_precision(int precision, const Run& run) {
+#if defined(__CUDACC__)
+  if constexpr (sizeof(T) == 4) {
+    if (precision == kTf32) return run(std::integral_constant<int, kTf32>());
+    if (precision == kBfloat16) return run(std::integral_constant<int, kBfloat16>());
+  }
+#else
+  (void)precision;
+#endif
+  run(std::integral_constant<int, kFull>());
+}
+
 unsigned extent(std::int64_t blocks) { return static_cast<unsigned>(std::min(blocks, kMaxGrid)); }
 
 dim3 flat_grid(std::int64_t count) { return dim3(extent((count + kFlatThreads - 1) / kFlatThreads)); }
@@ -492,7 +544,10 @@ void run_forward(const Forward<T>& arguments, std::uintptr_t stream) {
   if (plan.rows.slabs > 0 && plan.columns.slabs > 0) {
     const dim3 grid(static_cast<unsigned>(plan.rows.slabs), static_cast<unsigned>(plan.columns.slabs),
                     extent(plan.batch));
-    launch(sum_tiles<T>, grid, L::kThreads, ForwardShared<T>::kBytes, stream, arguments, plan, parts);
+    for_precision<T>(usable_precision<T>(arguments.inputs.precision), [&](auto precision) {
+      launch(sum_tiles<T, decltype(precision)::value>, grid, L::kThreads, ForwardShared<T>::kBytes, stream, arguments,
+             plan, parts);
+    });
   }
   if (rows > 0) launch(finish_rows<T>, flat_grid(rows), kFlatThreads, 0, stream, arguments, plan, parts);
   if (columns > 0) launch(finish_columns<T>, flat_grid(columns), kFlatThreads, 0, stream, arguments, plan, parts);
@@ -509,7 +564,10 @@ void run_side(const Backward<T>& arguments, const SidePlan& plan, const SidePart
   if (count > 0 && plan.segments > 0) {
     const dim3 grid(static_cast<unsigned>((plan.length + L::kTile - 1) / L::kTile),
                     static_cast<unsigned>(plan.segments), extent(plan.batch));
-    launch(pull_tiles<T, kRowsOwn>, grid, L::kThreads, BackwardShared<T>::kBytes, stream, arguments, plan, parts);
+    for_precision<T>(usable_precision<T>(arguments.inputs.precision), [&](auto precision) {
+      launch(pull_tiles<T, kRowsOwn, decltype(precision)::value>, grid, L::kThreads, BackwardShared<T>::kBytes, stream,
+             arguments, plan, parts);
+    });
   }
   if (matrix != nullptr && count * features > 0) {
     const T* const sums = parts.matrix;

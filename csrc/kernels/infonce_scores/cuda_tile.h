@@ -42,7 +42,7 @@ struct Layout : Shape<T> {
   static constexpr int kPitch = kTile + kVector;  // keeps the wide loads aligned and spreads columns over the banks
   static constexpr int kFetched = kTile * kStep / kThreads;
   static constexpr int kStage = kStep * kPitch;
-  static constexpr int kTileValues = kTile * kPitch, kStagesValues = 4 * kStage;
+  static constexpr int kTileValues = kTile * kPitch, kStagesValues = 4 * kStage + kTile;
   static_assert(kThreads == 2 * kTile, "a thread for each row and each column");
 };
 
@@ -63,6 +63,7 @@ template <class T>
 __device__ void fetch(T (&values)[Layout<T>::kFetched], const Operand<T>& operand, std::int64_t first_step,
                       std::int64_t steps, std::int64_t lines) {
   const bool along_steps = operand.step_stride <= operand.line_stride;
+  BITLENS_UNROLL
   for (int q = 0; q < Layout<T>::kFetched; ++q) {
     const int element = threadIdx.x + q * Layout<T>::kThreads;
     const int step = along_steps ? element % kStep : element / Layout<T>::kTile;
@@ -75,15 +76,22 @@ __device__ void fetch(T (&values)[Layout<T>::kFetched], const Operand<T>& operan
   }
 }
 
-template <class T>
-__device__ void put(T* stage, const T (&values)[Layout<T>::kFetched], const Operand<T>& operand) {
+// Calls visit(step, line, value) for what this thread fetched.
+template <class T, class Visit>
+__device__ void for_each_fetched(const T (&values)[Layout<T>::kFetched], const Operand<T>& operand,
+                                 const Visit& visit) {
   const bool along_steps = operand.step_stride <= operand.line_stride;
+  BITLENS_UNROLL
   for (int q = 0; q < Layout<T>::kFetched; ++q) {
     const int element = threadIdx.x + q * Layout<T>::kThreads;
-    const int step = along_steps ? element % kStep : element / Layout<T>::kTile;
-    const int line = along_steps ? element / kStep : element % Layout<T>::kTile;
-    stage[step * Layout<T>::kPitch + line] = values[q];
+    visit(along_steps ? element % kStep : element / Layout<T>::kTile,
+          along_steps ? element / kStep : element % Layout<T>::kTile, values[q]);
   }
+}
+
+template <class T>
+__device__ void put(T* stage, const T (&values)[Layout<T>::kFetched], const Operand<T>& operand) {
+  for_each_fetched(values, operand, [&](int step, int line, T value) { stage[step * Layout<T>::kPitch + line] = value; });
 }
 
 // Line of the tile that a thread's r-th value belongs to, of `threads` threads along that side.

@@ -14,6 +14,7 @@ from torch import Tensor
 from bitlens.kernels import _autograd, _backend, _check, _compiled
 from bitlens.kernels.infonce_scores import directional, reference
 
+_PRECISIONS = ("full", "tf32", "bfloat16")
 IMPLEMENTED = ("cuda", "cpu", "numba", "reference")
 _ARGUMENTS = ("query", "key", "positive", "scale", "query_bias", "key_bias")
 # Trailing axes of each argument that are not batch axes.
@@ -46,6 +47,7 @@ def infonce_scores(
     scale: float | Tensor = 1.0,
     query_bias: Tensor | None = None,
     key_bias: Tensor | None = None,
+    precision: str = "full",
 ) -> InfoNCEScores:
     """Positives and log-sum-exps of S_ij = scale q_i . k_j + query_bias_i + key_bias_j, without the n x m matrix.
 
@@ -55,6 +57,8 @@ def infonce_scores(
         scale: a number, or a tensor of the shape of the leading axes.
         query_bias, key_bias: (..., n) and (..., m), nats. -inf masks a row or key, which then adds to no sum (a sum
             of nothing is -inf, with gradient 0); any other infinity and NaN give NaN wherever they enter.
+        precision: "full", or for float32 "tf32" or "bfloat16": query and key rounded to it (centre likelihoods first:
+            a common mean costs its digits), products on tensor cores where there are any, sums in float32.
 
     Raises:
         TypeError, ValueError: a dtype, device or shape does not fit, or `positive` is not a column (the CPU looks).
@@ -63,11 +67,28 @@ def infonce_scores(
     """
     tensors, batch = _checked(query, key, positive, scale, query_bias, key_bias)
     _check_positive(tensors[2], query.shape[-2], key.shape[-2])
+    if precision not in _PRECISIONS:
+        raise ValueError(f"precision: need one of {', '.join(_PRECISIONS)}, got {precision!r}")
+    if precision != "full":
+        if query.dtype != torch.float32:
+            raise ValueError(f"precision: need 'full' for {query.dtype}, got {precision!r}")
+        tensors = (_rounded(tensors[0], precision), _rounded(tensors[1], precision), *tensors[2:])
     backend = _backend.select("infonce_scores", query.device, IMPLEMENTED)
     if backend == "reference":
         first = tensors[0].expand(*batch, *query.shape[-2:])  # a bias alone may carry a batch axis
         return InfoNCEScores(*reference.infonce_scores(first, *tensors[1:]))
-    return InfoNCEScores(*_autograd.apply(_SCORES, tensors, (backend,)))
+    return InfoNCEScores(*_autograd.apply(_SCORES, tensors, (precision, backend)))
+
+
+def _rounded(tensor: Tensor, precision: str) -> Tensor:
+    """The nearest float32 with a short significand, as tensor cores take it; the gradient is that of the identity."""
+    value = tensor.detach()
+    if precision == "bfloat16":
+        near = value.bfloat16().float()
+    else:
+        # 10 bits after the point, ties away from zero (cvt.rna). The difference is exact, and so is adding it.
+        near = ((value.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+    return tensor + (near - value)
 
 
 def _checked(
@@ -136,11 +157,12 @@ def _batch(tensors: Any, core: tuple[int, ...]) -> torch.Size:
 
 def _forward(tensors: Any, options: Any, needs: Any) -> tuple[tuple[Tensor, ...], Any]:
     batch, threads = _batch(tensors, _CORE), _backend.threads()
-    if options[0] == "numba":
+    precision, backend = options
+    if backend == "numba":
         from bitlens.kernels.infonce_scores import fallback  # compiling with Numba takes a second
 
         return fallback.forward(tensors, batch, threads), None
-    return _compiled.infonce_scores_forward(options[0], tensors, batch, threads), None
+    return _compiled.infonce_scores_forward(backend, tensors, batch, precision, threads), None
 
 
 def _fake(tensors: Any, options: Any) -> tuple[Tensor, ...]:
@@ -181,7 +203,7 @@ def _gradient_shapes(tensors: Any, wanted: int) -> list[tuple[int, ...]]:
 
 
 def _gradient_forward(tensors: Any, options: Any, needs: Any) -> tuple[tuple[Tensor, ...], Any]:
-    wanted, backend = options
+    wanted, precision, backend = options
     flags = [bool(wanted >> i & 1) for i in range(len(_DIFFERENTIABLE))]
     batch, threads = _batch(tensors, _GRADIENT_CORE), _backend.threads()
     inputs, saved, grads = tensors[:6], tensors[6:9], tensors[9:]
@@ -190,7 +212,7 @@ def _gradient_forward(tensors: Any, options: Any, needs: Any) -> tuple[tuple[Ten
 
         results = fallback.backward(inputs, saved, grads, flags, batch, threads)
     else:
-        results = _compiled.infonce_scores_backward(backend, inputs, saved, grads, flags, batch, threads)
+        results = _compiled.infonce_scores_backward(backend, inputs, saved, grads, flags, batch, precision, threads)
     shapes = _gradient_shapes(tensors, wanted)
     return tuple(
         result if result is not None else tensors[0].new_empty(shape)
@@ -209,7 +231,7 @@ def _gradient_backward(
 
     The log-sum-exps among the arguments are functions of the others and have no derivative of their own.
     """
-    wanted, backend = options
+    wanted, _, backend = options
     direction = [grad if wanted >> i & 1 else None for i, grad in enumerate(grads)]
     if all(change is None for change in direction):
         return (None,) * len(tensors)
@@ -271,7 +293,7 @@ def _directional_backward(
     changes = tensors[13:]
     in_inputs = _directional(tensors[:9], weights, changes, True, backend)[4:]
     wanted = sum(1 << i for i, change in enumerate(changes) if change is not None)
-    in_changes = _autograd.apply(_GRADIENT, (*tensors[:9], *weights), (wanted, backend))
+    in_changes = _autograd.apply(_GRADIENT, (*tensors[:9], *weights), (wanted, "full", backend))
     for argument, result in zip((*_DIFFERENTIABLE, *range(13, 18)), (*in_inputs, *in_changes), strict=True):
         if needs[argument]:
             gradients[argument] = _backend.sum_to_shape(result, tensors[argument].shape)
@@ -287,12 +309,12 @@ def _no_third(*_: Any) -> Any:
 
 def _jvp(tensors: Any, tangents: Any, outputs: Any, options: Any) -> tuple[Tensor, ...]:
     direction = [tangents[argument] for argument in _DIFFERENTIABLE]
-    return _directional((*tensors, *outputs[1:]), (None,) * 4, direction, False, options[0])[:4]
+    return _directional((*tensors, *outputs[1:]), (None,) * 4, direction, False, options[-1])[:4]
 
 
 def _gradient_jvp(tensors: Any, tangents: Any, outputs: Any, options: Any) -> tuple[Tensor, ...]:
     """H v, and the gradient with the changes of the weights in place of the weights, which it is linear in."""
-    wanted, backend = options
+    wanted, _, backend = options
     terms: list[tuple[Tensor, ...]] = []
     direction = [tangents[argument] for argument in _DIFFERENTIABLE]
     if any(change is not None for change in direction):
@@ -310,7 +332,7 @@ _SCORES = _autograd.register(
     _autograd.Rule(
         name="infonce_scores",
         arguments=("query", "key", "positive?", "scale", "query_bias?", "key_bias?"),
-        options=(("backend", "str"),),
+        options=(("precision", "str"), ("backend", "str")),
         core_dims=_CORE,
         n_outputs=4,
         forward=_forward,
@@ -323,7 +345,7 @@ _GRADIENT = _autograd.register(
     _autograd.Rule(
         name="infonce_scores_gradient",
         arguments=_GRADIENT_ARGUMENTS,
-        options=(("wanted", "int"), ("backend", "str")),
+        options=(("wanted", "int"), ("precision", "str"), ("backend", "str")),
         core_dims=_GRADIENT_CORE,
         n_outputs=5,
         forward=_gradient_forward,
