@@ -126,23 +126,21 @@ __device__ Operand<T> from_line(const Operand<T>& operand, std::int64_t line) {
 template <int kPrecision, class T>
 __device__ void dots_of(T* tile, T* stages, const Operand<T>& own, const Operand<T>& other, std::int64_t owns,
                         std::int64_t others, std::int64_t features) {
-#if defined(__CUDACC__)
-  if constexpr (kPrecision != kFull) {
-    return tensor_dots<kPrecision>(tile, stages, own, other, owns, others, features);
+  if constexpr (kPrecision == kFull) {
+    tile_dots(tile, stages, own, other, owns, others, features);
+  } else {
+    tensor_dots<kPrecision>(tile, stages, own, other, owns, others, features);
   }
-#endif
-  tile_dots(tile, stages, own, other, owns, others, features);
 }
 
 template <int kPrecision, class T, class Visit>
 __device__ void product_of(const T* tile, T* stages, const Operand<T>& matrix, std::int64_t owns, std::int64_t others,
                            std::int64_t lines, const Visit& visit) {
-#if defined(__CUDACC__)
-  if constexpr (kPrecision != kFull) {
-    return tensor_product<kPrecision>(tile, stages, matrix, owns, others, lines, visit);
+  if constexpr (kPrecision == kFull) {
+    tile_product(tile, stages, matrix, owns, others, lines, visit);
+  } else {
+    tensor_product<kPrecision>(tile, stages, matrix, owns, others, lines, visit);
   }
-#endif
-  tile_product(tile, stages, matrix, owns, others, lines, visit);
 }
 
 // ---- Forward ----
@@ -494,39 +492,36 @@ void check(cudaError_t status) {
 template <class... Parameters>
 void launch(void (*kernel)(Parameters...), dim3 grid, int threads, int shared_bytes, std::uintptr_t stream,
             Parameters... parameters) {
-  // Above 48 KiB a kernel has to ask.
-  if (shared_bytes > 48 << 10) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
+  // Above 48 KiB a kernel has to ask. The tiles need 91 KiB; compute capability 7.5 has 64.
+  if (shared_bytes > 48 << 10 &&
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes) != cudaSuccess) {
+    throw std::runtime_error("infonce_scores: need a GPU of compute capability 8.0 or later, or another backend");
   }
   BITLENS_LAUNCH(kernel, grid, dim3(threads), shared_bytes, reinterpret_cast<cudaStream_t>(stream), parameters...);
   check(cudaGetLastError());
 }
 
-// The precision of the products: that of the inputs where the device has no tensor cores for another.
-template <class T>
-int usable_precision([[maybe_unused]] int precision) {
+bool has_tensor_cores() {
 #if defined(__CUDACC__)
-  if (sizeof(T) == 4 && precision != kFull) {
-    int device = 0, major = 0;
-    check(cudaGetDevice(&device));
-    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-    if (major >= 8) return precision;
-  }
+  int device = 0, major = 0;
+  check(cudaGetDevice(&device));
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  return major >= 8;
+#else
+  return true;
 #endif
-  return kFull;
 }
 
-// Calls run(std::integral_constant<int, precision>) for a precision that this build and T have.
+// Calls run(std::integral_constant<int, precision>) for the precision of the products: that of the inputs where T or
+// the device has no other.
 template <class T, class Run>
 void for_precision(int precision, const Run& run) {
-#if defined(__CUDACC__)
   if constexpr (sizeof(T) == 4) {
-    if (precision == kTf32) return run(std::integral_constant<int, kTf32>());
-    if (precision == kBfloat16) return run(std::integral_constant<int, kBfloat16>());
+    if (precision != kFull && has_tensor_cores()) {
+      if (precision == kTf32) return run(std::integral_constant<int, kTf32>());
+      return run(std::integral_constant<int, kBfloat16>());
+    }
   }
-#else
-  (void)precision;
-#endif
   run(std::integral_constant<int, kFull>());
 }
 
@@ -544,7 +539,7 @@ void run_forward(const Forward<T>& arguments, std::uintptr_t stream) {
   if (plan.rows.slabs > 0 && plan.columns.slabs > 0) {
     const dim3 grid(static_cast<unsigned>(plan.rows.slabs), static_cast<unsigned>(plan.columns.slabs),
                     extent(plan.batch));
-    for_precision<T>(usable_precision<T>(arguments.inputs.precision), [&](auto precision) {
+    for_precision<T>(arguments.inputs.precision, [&](auto precision) {
       launch(sum_tiles<T, decltype(precision)::value>, grid, L::kThreads, ForwardShared<T>::kBytes, stream, arguments,
              plan, parts);
     });
@@ -564,7 +559,7 @@ void run_side(const Backward<T>& arguments, const SidePlan& plan, const SidePart
   if (count > 0 && plan.segments > 0) {
     const dim3 grid(static_cast<unsigned>((plan.length + L::kTile - 1) / L::kTile),
                     static_cast<unsigned>(plan.segments), extent(plan.batch));
-    for_precision<T>(usable_precision<T>(arguments.inputs.precision), [&](auto precision) {
+    for_precision<T>(arguments.inputs.precision, [&](auto precision) {
       launch(pull_tiles<T, kRowsOwn, decltype(precision)::value>, grid, L::kThreads, BackwardShared<T>::kBytes, stream,
              arguments, plan, parts);
     });

@@ -1,14 +1,17 @@
 // The products of cuda_tile.h on tensor cores, for floats: operands rounded to tf32 or bfloat16, sums in float. For
-// compute capability 8.0 and later; the tests' emulator has no tensor cores and never comes here.
+// compute capability 8.0 and later.
 #pragma once
 
 #include "cuda_tile.h"
 
-#if defined(__CUDACC__)
 #include <cuda_bf16.h>
 #include <mma.h>
 
 #include <type_traits>
+
+#if defined(BITLENS_CUDA_ON_CPU) || (defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800)
+#define BITLENS_TENSOR_CORES
+#endif
 
 namespace bitlens {
 namespace infonce_scores {
@@ -30,7 +33,7 @@ static_assert(4 * Tensor<kTf32>::kSteps * Tensor<kTf32>::kPitch * 4 <= Layout<fl
 static_assert(4 * Tensor<kBfloat16>::kSteps * Tensor<kBfloat16>::kPitch * 2 <= Layout<float>::kStagesValues * 4,
               "bfloat16 stages");
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+#if defined(BITLENS_TENSOR_CORES)
 
 // Eight warps share a tile: each holds 2 x 4 squares of 16.
 constexpr int kSquare = 16, kOwnSquares = 2, kOtherSquares = 4, kOwnWarps = 4;
@@ -114,7 +117,7 @@ __device__ void tensor_sums(TensorSums<kPrecision>& sums, float* stages, const O
 template <int kPrecision>
 __device__ void tensor_dots(float* tile, float* stages, const Operand<float>& own, const Operand<float>& other,
                             std::int64_t owns, std::int64_t others, std::int64_t steps) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+#if defined(BITLENS_TENSOR_CORES)
   TensorSums<kPrecision> sums;
   tensor_sums<kPrecision>(sums, stages, own, other, owns, others, steps);
   BITLENS_UNROLL
@@ -132,7 +135,7 @@ __device__ void tensor_dots(float* tile, float* stages, const Operand<float>& ow
 template <int kPrecision, class Visit>
 __device__ void tensor_product(const float* tile, float* stages, const Operand<float>& matrix, std::int64_t owns,
                                std::int64_t others, std::int64_t lines, const Visit& visit) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+#if defined(BITLENS_TENSOR_CORES)
   TensorSums<kPrecision> sums;
   tensor_sums<kPrecision>(sums, stages, {tile, Layout<float>::kPitch, 1}, matrix, owns, lines, others);
   __syncthreads();
@@ -158,4 +161,3 @@ __device__ void tensor_product(const float* tile, float* stages, const Operand<f
 }  // namespace cuda_tile
 }  // namespace infonce_scores
 }  // namespace bitlens
-#endif

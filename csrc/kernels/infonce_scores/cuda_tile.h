@@ -15,7 +15,7 @@ namespace cuda_tile {
 
 using scalar::infonce::finite_or_nan;
 
-// Two blocks of floats fit an H200's registers and shared memory (88 KiB each); a tile of doubles has half the side.
+// Two blocks of floats fit an H200's registers and shared memory (91 KiB each at most); a tile of doubles has half the side.
 template <class T>
 struct Shape;
 template <>
