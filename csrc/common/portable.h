@@ -7,6 +7,13 @@
 #include "cuda_on_cpu.h"
 #endif
 
+// Before a loop whose arrays are to live in registers.
+#if defined(__CUDACC__)
+#define BITLENS_UNROLL _Pragma("unroll")
+#else
+#define BITLENS_UNROLL
+#endif
+
 #if defined(__CUDACC__)
 #define BITLENS_FUNCTION __host__ __device__ static __forceinline__
 // Launch with dynamic shared memory; the caller checks cudaGetLastError().

@@ -1,6 +1,7 @@
 // CUDA's launch semantics on the CPU, for tests: each thread of a block is a fibre, and blocks run one after another.
 // A fibre runs until it waits, exits or fails, so these faults stay hidden: a read-modify-write without an atomic,
-// and a spin on another thread's store (which hangs). Fused operations, tensor cores and speed are not modelled.
+// and a spin on another thread's store (which hangs). Fused operations and speed are not modelled; mma.h has what
+// there is of tensor cores.
 #pragma once
 
 #include <math.h>

@@ -18,7 +18,7 @@ using Address = std::uintptr_t;
 template <class T>
 Inputs<T> inputs_of(const std::vector<std::int64_t>& batch, std::int64_t queries, std::int64_t keys,
                     std::int64_t features, const std::array<std::vector<std::int64_t>, 2>& strides,
-                    const std::array<Address, 6>& addresses) {
+                    const std::array<Address, 6>& addresses, int precision) {
   Inputs<T> inputs{};
   std::array<std::vector<std::int64_t>, 2> batch_strides;
   for (int operand = 0; operand < 2; ++operand) {
@@ -36,15 +36,16 @@ Inputs<T> inputs_of(const std::vector<std::int64_t>& batch, std::int64_t queries
   inputs.scale = reinterpret_cast<const T*>(addresses[3]);
   inputs.query_bias = reinterpret_cast<const T*>(addresses[4]);
   inputs.key_bias = reinterpret_cast<const T*>(addresses[5]);
+  inputs.precision = precision;
   return inputs;
 }
 
 template <class T>
 void forward(const std::vector<std::int64_t>& batch, std::int64_t queries, std::int64_t keys, std::int64_t features,
              const std::array<std::vector<std::int64_t>, 2>& strides, const std::array<Address, 6>& inputs,
-             const std::array<Address, 4>& outputs, Address workspace, DeviceHandle handle) {
+             const std::array<Address, 4>& outputs, Address workspace, int precision, DeviceHandle handle) {
   Forward<T> arguments{};
-  arguments.inputs = inputs_of<T>(batch, queries, keys, features, strides, inputs);
+  arguments.inputs = inputs_of<T>(batch, queries, keys, features, strides, inputs, precision);
   arguments.positive = reinterpret_cast<T*>(outputs[0]);
   arguments.row = reinterpret_cast<T*>(outputs[1]);
   arguments.negatives = reinterpret_cast<T*>(outputs[2]);
@@ -59,9 +60,9 @@ template <class T>
 void backward(const std::vector<std::int64_t>& batch, std::int64_t queries, std::int64_t keys, std::int64_t features,
               const std::array<std::vector<std::int64_t>, 2>& strides, const std::array<Address, 6>& inputs,
               const std::array<Address, 3>& saved, const std::array<Address, 4>& grads,
-              const std::array<Address, 5>& outputs, Address workspace, DeviceHandle handle) {
+              const std::array<Address, 5>& outputs, Address workspace, int precision, DeviceHandle handle) {
   Backward<T> arguments{};
-  arguments.inputs = inputs_of<T>(batch, queries, keys, features, strides, inputs);
+  arguments.inputs = inputs_of<T>(batch, queries, keys, features, strides, inputs, precision);
   arguments.row = reinterpret_cast<const T*>(saved[0]);
   arguments.negatives = reinterpret_cast<const T*>(saved[1]);
   arguments.column = reinterpret_cast<const T*>(saved[2]);

@@ -12,6 +12,10 @@ struct Sizes {
   std::int64_t batch, queries, keys, features;  // B, n, m, d
 };
 
+// What the products of float matrices may be rounded to. The caller has rounded query and key, so that an
+// implementation without such products ignores it.
+enum Precision { kFull, kTf32, kBfloat16 };
+
 // Which step of a pass runs, for the batch items from `first_item` on.
 struct Stage {
   std::int64_t first_item, number;
@@ -29,6 +33,7 @@ struct Inputs {
   const T* scale;                // [B]
   const T* query_bias;           // [B, n] or null
   const T* key_bias;             // [B, m] or null
+  int precision;                 // one of Precision
 };
 
 template <class T>

@@ -10,6 +10,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+_PRECISIONS = ("full", "tf32", "bfloat16")  # enum Precision of csrc/kernels/infonce_scores/kernel.h
 _MAX_AXES = 12  # kMaxDims of csrc/common/broadcast.h
 
 # torch comes first: its OpenMP runtime is then the one that the extension shares.
@@ -172,7 +173,7 @@ def poisson_gaussian_log_prob_pairs_gradients(
 
 
 def infonce_scores_forward(
-    backend: str, inputs: Sequence[Tensor | None], batch: torch.Size, threads: int
+    backend: str, inputs: Sequence[Tensor | None], batch: torch.Size, precision: str, threads: int
 ) -> tuple[Tensor, ...]:
     """The four outputs of infonce_scores; `inputs` are query, key, positive, scale and the two biases."""
     query, key = _matrix(inputs[0], batch), _matrix(inputs[1], batch)
@@ -192,6 +193,7 @@ def infonce_scores_forward(
         [address(tensor) for tensor in (query, key, *small)],
         [tensor.data_ptr() for tensor in outputs],
         workspace.data_ptr(),
+        _PRECISIONS.index(precision),
         threads=threads,
     )
     return outputs
@@ -204,6 +206,7 @@ def infonce_scores_backward(
     grads: Sequence[Tensor | None],
     wanted: Sequence[bool],
     batch: torch.Size,
+    precision: str,
     threads: int,
 ) -> list[Tensor | None]:
     """Gradients in query, key, scale and the two biases, at the broadcast batch shape; None where not wanted."""
@@ -228,6 +231,7 @@ def infonce_scores_backward(
         [address(tensor) for tensor in kept[3:]],
         [address(tensor) for tensor in outputs],
         workspace.data_ptr(),
+        _PRECISIONS.index(precision),
         threads=threads,
     )
     return outputs

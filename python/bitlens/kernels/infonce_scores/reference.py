@@ -15,12 +15,12 @@ def infonce_scores(
     key_bias: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """S_ij = scale q_i . k_j + query_bias_i + key_bias_j; its positives and log-sum-exps by row and column."""
-    query, key, scale = _finite_or_nan(query), _finite_or_nan(key), _finite_or_nan(scale)
+    query, key, scale = finite_or_nan(query), finite_or_nan(key), finite_or_nan(scale)
     scores = scale[..., None, None] * (query @ key.mT)
     if query_bias is not None:
-        scores = scores + _bias_or_nan(query_bias)[..., :, None]
+        scores = scores + bias_or_nan(query_bias)[..., :, None]
     if key_bias is not None:
-        scores = scores + _bias_or_nan(key_bias)[..., None, :]
+        scores = scores + bias_or_nan(key_bias)[..., None, :]
     if positive is None:
         positive = torch.arange(scores.shape[-2], device=scores.device)
     scores = scores.expand(torch.broadcast_shapes(scores.shape, (*positive.shape, 1)))
@@ -34,12 +34,12 @@ def infonce_scores(
     )
 
 
-def _finite_or_nan(value: Tensor) -> Tensor:
+def finite_or_nan(value: Tensor) -> Tensor:
     """An infinite input is undefined, whatever sign its products would get."""
     return value.masked_fill(value.isinf(), torch.nan)
 
 
-def _bias_or_nan(value: Tensor) -> Tensor:
+def bias_or_nan(value: Tensor) -> Tensor:
     """A bias of -inf masks its row or column; +inf is undefined."""
     return value.masked_fill(value == torch.inf, torch.nan)
 
