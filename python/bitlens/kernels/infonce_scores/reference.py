@@ -28,9 +28,9 @@ def infonce_scores(
     is_positive = torch.arange(scores.shape[-1], device=scores.device) == index
     return (
         scores.gather(-1, index).squeeze(-1),
-        _logsumexp(scores, -1),
-        _logsumexp(scores.masked_fill(is_positive, -torch.inf), -1),
-        _logsumexp(scores, -2),
+        logsumexp(scores, -1),
+        logsumexp(scores.masked_fill(is_positive, -torch.inf), -1),
+        logsumexp(scores, -2),
     )
 
 
@@ -44,7 +44,7 @@ def bias_or_nan(value: Tensor) -> Tensor:
     return value.masked_fill(value == torch.inf, torch.nan)
 
 
-def _logsumexp(scores: Tensor, dim: int) -> Tensor:
+def logsumexp(scores: Tensor, dim: int) -> Tensor:
     """-inf with zero gradient where every score is -inf (torch.logsumexp has gradient NaN there)."""
     empty = (scores == -torch.inf).all(dim=dim, keepdim=True)
     total = torch.logsumexp(scores.masked_fill(empty, 0.0), dim=dim)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bitlens.kernels.infonce_scores.reference import _finite_or_nan, _logsumexp
+from bitlens.kernels.infonce_scores.reference import finite_or_nan, logsumexp
 
 
 def joint_critic_scores(
@@ -17,12 +17,12 @@ def joint_critic_scores(
     output_weight: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """S_ij = w . relu(V relu(q_i + k_j) + d), or w . relu(q_i + k_j); its positives and log-sum-exps."""
-    query_hidden, key_hidden, output_weight = (_finite_or_nan(t) for t in (query_hidden, key_hidden, output_weight))
+    query_hidden, key_hidden, output_weight = (finite_or_nan(t) for t in (query_hidden, key_hidden, output_weight))
     pairs = torch.relu(query_hidden[..., :, None, :] + key_hidden[..., None, :, :])
     if hidden_weight is not None:
-        pairs = pairs @ _finite_or_nan(hidden_weight).mT[..., None, :, :]
+        pairs = pairs @ finite_or_nan(hidden_weight).mT[..., None, :, :]
         if hidden_bias is not None:
-            pairs = pairs + _finite_or_nan(hidden_bias)[..., None, None, :]
+            pairs = pairs + finite_or_nan(hidden_bias)[..., None, None, :]
         pairs = torch.relu(pairs)
     scores = (pairs @ output_weight[..., None, :, None]).squeeze(-1)
     if positive is None:
@@ -32,7 +32,7 @@ def joint_critic_scores(
     is_positive = torch.arange(scores.shape[-1], device=scores.device) == index
     return (
         scores.gather(-1, index).squeeze(-1),
-        _logsumexp(scores, -1),
-        _logsumexp(scores.masked_fill(is_positive, -torch.inf), -1),
-        _logsumexp(scores, -2),
+        logsumexp(scores, -1),
+        logsumexp(scores.masked_fill(is_positive, -torch.inf), -1),
+        logsumexp(scores, -2),
     )
