@@ -50,3 +50,19 @@ def test_pure_noise_is_not_called_impossible() -> None:
         measured = torch.randn(300, 3, 3, generator=generator(seed), dtype=torch.float64)
         result = estimate_information(measured, GaussianNoise(1.0), generator=generator(seed))
         assert not any("not to be trusted" in warning for warning in result.warnings)
+
+
+def test_values_at_the_ends_of_the_scale_are_a_warning() -> None:
+    draws = generator(3)
+    mean = 100 * torch.rand(600, 1, generator=draws, dtype=torch.float64)
+    for bits, warned in ((6, True), (9, False)):
+        noise = PoissonGaussianNoise(1.0, 10.0, read_std=1.5, adc_bits=bits)
+        measured = noise.sample(mean, draws)
+        blind = estimate_information(measured, noise, generator=draws)
+        assert any("end of the sensor's scale" in text for text in blind.warnings) == warned
+        # The likelihood knows of the clipping: nothing to warn of.
+        known = estimate_information(measured, noise, mean=mean, generator=draws)
+        assert known.bound == "two-sided"
+        assert not any("end of the sensor's scale" in text for text in known.warnings)
+    full = PoissonGaussianNoise(1.0, 10.0, read_std=1.5, full_well_electrons=60.0)
+    assert any("end of the" in t for t in estimate_information(full.sample(mean, draws), full).warnings)

@@ -465,3 +465,19 @@ def test_ccd_sky_is_not_at_the_gain_of_its_header(shared_data: Path) -> None:
     assert abs(gap) < 4 * math.hypot(*(half.dispersion_stderr for half in halves))
     measured = check_noise(PoissonGaussianNoise(claimed.dispersion, 0.0, read_std=5.0), empty)
     assert abs(measured.dispersion - 1) < 0.02
+
+
+def test_flats_without_light_do_not_determine_the_gain() -> None:
+    generator = np.random.default_rng(5)
+    dark = 100 + 3 * generator.standard_normal((20, 32, 32))
+    said = 0
+    for seed in range(6):
+        generator = np.random.default_rng(seed)
+        flats = 100.01 + 3 * generator.standard_normal((20, 32, 32))
+        try:
+            result = calibrate(flats, dark)
+        except ValueError as error:
+            said += "flat_frames: need flats" in str(error)
+        else:
+            said += any("gain is not determined" in text for text in result.warnings)
+    assert said == 6

@@ -322,3 +322,40 @@ def test_a_map_of_another_shape_is_named() -> None:
 def test_public_names() -> None:
     assert bitlens.PoissonGaussianNoise is PoissonGaussianNoise
     assert bitlens.GaussianNoise is GaussianNoise
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_half_precision_and_complex_means_are_refused(name: str) -> None:
+    for dtype in (torch.float16, torch.complex64):
+        with pytest.raises(TypeError, match="mean: need float32"):
+            MODELS[name].entropy(torch.ones(3, dtype=dtype))
+
+
+def test_a_complex_parameter_is_refused() -> None:
+    with pytest.raises(TypeError, match="gain: need a number"):
+        PoissonGaussianNoise(gain=1 + 2j, read_std=1.0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_conditional_entropy_refuses_means_outside_the_domain(name: str) -> None:
+    measured = MODELS[name].sample(torch.full((5, 3), 4.0, dtype=torch.float64))
+    for bad in (-1.0, math.nan):
+        if name.startswith("gaussian") and bad == -1.0:
+            continue
+        with pytest.raises(ValueError, match="mean: need"):
+            conditional_entropy(MODELS[name], measured, mean=torch.full((5, 3), bad, dtype=torch.float64))
+
+
+def test_conditional_entropy_needs_a_noise_model() -> None:
+    with pytest.raises(TypeError, match="noise: need a noise model"):
+        conditional_entropy(None, torch.ones(5, 3), mean=torch.ones(5, 3))  # type: ignore[arg-type]
+
+
+def test_a_single_precision_parameter_joins_double_precision_images() -> None:
+    mean = torch.linspace(1, 9, 5, dtype=torch.float64)
+    noise = PoissonGaussianNoise(torch.nn.Parameter(torch.tensor(1.5)), 10.0, read_std=1.5)
+    value = noise.log_prob(noise.sample(mean), mean)
+    (slope,) = torch.autograd.grad(value.sum(), [noise.gain])
+    assert value.dtype == torch.float64
+    assert slope.dtype == torch.float32
+    assert bool(torch.isfinite(slope))

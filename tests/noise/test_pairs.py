@@ -23,6 +23,7 @@ MODELS: dict[str, NoiseModel] = {
     "poisson": PoissonNoise(),
     "poisson_gaussian": PoissonGaussianNoise(gain=1.6, offset=12.0, read_std=2.4),
     "poisson_gaussian map": PoissonGaussianNoise(gain=2.0, offset=offset_map(), read_std=0.3 * offset_map()),
+    "digitised": PoissonGaussianNoise(gain=1.6, offset=12.0, read_std=2.4, adc_bits=7, full_well_electrons=50.0),
 }
 
 
@@ -137,3 +138,19 @@ def test_a_model_of_the_users_own_is_evaluated_in_chunks(monkeypatch: pytest.Mon
     monkeypatch.setattr("bitlens.noise._pairs._CHUNK_EVALUATIONS", 7 * mean.numel())
     torch.testing.assert_close(log_prob_pairs(noise, measured, mean), broadcast_sum(noise, measured, mean))
     assert log_prob_pairs(noise, measured[:, 0, 0, 0], mean[:, 0, 0, 0]).shape == (31, 40)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_rows_or_no_columns(name: str) -> None:
+    measured, mean = images(MODELS[name])
+    assert MODELS[name].log_prob_pairs(measured[:0], mean).shape == (0, 40)
+    assert MODELS[name].log_prob_pairs(measured, mean[:0]).shape == (31, 0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_images_of_two_shapes_are_refused(name: str) -> None:
+    measured, mean = images(MODELS[name])
+    with pytest.raises(ValueError, match=r"mean.*need.*got"):
+        MODELS[name].log_prob_pairs(measured[:, :, :1], mean)
+    with pytest.raises(ValueError, match=r"measured"):
+        MODELS[name].log_prob_pairs(measured[0, 0, 0, 0], mean)

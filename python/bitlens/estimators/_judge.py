@@ -19,11 +19,13 @@ from bitlens.estimators.result import InformationEstimate
 from bitlens.kernels import _backend
 from bitlens.kernels.infonce_scores.op import IMPLEMENTED
 from bitlens.noise import NoiseModel
+from bitlens.noise._abilities import HasLimits
 
 METHODS = ("auto", "gaussian", "stationary_gaussian", "known_channel")
 MINIMUM_GROUPS = 20
 # Standard errors beyond which a result that no channel can give is said to be one.
 _IMPOSSIBLE_SIGMAS = 4.0
+_MOST_AT_LIMIT = 0.01  # share of values at an end of the scale that a Gaussian bears
 _TO_BITS = 1.0 / math.log(2.0)
 
 
@@ -68,7 +70,7 @@ def judge(
     if partition.count < MINIMUM_GROUPS:
         what = "groups" if partition.given else "images"
         notes.insert(0, f"{partition.count} {what} are few: the standard error needs at least {MINIMUM_GROUPS}")
-    notes = [*_impossible(found, stderr / _TO_BITS), *notes]
+    notes = [*_impossible(found, stderr / _TO_BITS), *_at_limit(measured_images, noise, found), *notes]
     bits = found.nats * _TO_BITS
     half = float(stats.t.ppf(0.5 + 0.5 * confidence, partition.count - 1)) * stderr
     result = InformationEstimate(
@@ -95,6 +97,20 @@ def stderr_of_difference_bits(before: Judged, after: Judged) -> float:
     """Standard error of after - before, bits, for one set of scenes with one partition into groups."""
     with _backend.reproducible():
         return after.groups.standard_error(after.influence_bits - before.influence_bits)
+
+
+def _at_limit(measured: Tensor, noise: NoiseModel, found: Found) -> list[str]:
+    """That many values stand at an end of the scale, where the densities at hand are loose bounds."""
+    if not isinstance(noise, HasLimits) or found.bound == "two-sided":
+        return []
+    share = float(noise.at_limit(measured).double().mean())
+    if share <= _MOST_AT_LIMIT:
+        return []
+    return [
+        f"{100 * share:.2g} % of the values stand at an end of the sensor's scale: the density does not know of the "
+        "heap there, so that its upper bound may rise where the sensor clips. Do not compare designs by it; more "
+        "scenes with `mean` bound the bits from both sides"
+    ]
 
 
 def _impossible(found: Found, stderr: float) -> list[str]:

@@ -27,6 +27,13 @@ class HasPairs(Protocol):
 
 
 @runtime_checkable
+class HasLimits(Protocol):
+    """Says which measurements stand at an end of the sensor's scale."""
+
+    def at_limit(self, measured: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
 class HasMoments(Protocol):
     """Expectation and variance of a measurement, for closed forms."""
 

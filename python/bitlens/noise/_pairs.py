@@ -20,12 +20,26 @@ def log_prob_pairs(noise: NoiseModel, measured: Tensor, mean: Tensor) -> Tensor:
 
 def one_by_one(noise: NoiseModel, measured: Tensor, mean: Tensor) -> Tensor:
     """All pairs from `log_prob`, some rows at a time."""
+    check_pixels(measured, mean)
     chunk = max(1, _CHUNK_EVALUATIONS // max(1, mean.numel()))
     rows = [
-        noise.log_prob(part[:, None], mean[None]).reshape(len(part), len(mean), -1).sum(2)
+        noise.log_prob(part[:, None], mean[None]).reshape(len(part), len(mean), math.prod(mean.shape[1:])).sum(2)
         for part in measured.split(chunk)
     ]
     return torch.cat(rows)
+
+
+def check_pixels(measured: Tensor, mean: Tensor) -> None:
+    """ValueError unless both have a first axis of images of one shape."""
+    if measured.ndim == 0 or mean.ndim == 0 or measured.shape[1:] != mean.shape[1:]:
+        raise ValueError(
+            f"measured, mean: need (n, ...) and (m, ...) images of one shape, got {tuple(measured.shape)} and "
+            f"{tuple(mean.shape)}"
+        )
+
+
+def _rows(images: Tensor) -> Tensor:
+    return images.reshape(len(images), math.prod(images.shape[1:]))
 
 
 def gaussian(measured: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -33,17 +47,19 @@ def gaussian(measured: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
     Centring and biases are in float64, so that a large common offset costs single precision nothing.
     """
+    check_pixels(measured, mean)
     z, y = (tensor.to(torch.float64) for tensor in (measured, mean))
     std = std.to(y)
     centre = y.detach().mean(0)
-    z, y = (((tensor - centre) / std).reshape(len(tensor), -1) for tensor in (z, y))
+    z, y = (_rows((tensor - centre) / std) for tensor in (z, y))
     constant = torch.log(std).expand(mean.shape[1:]).sum() + 0.5 * math.log(2 * math.pi) * math.prod(mean.shape[1:])
     return _bilinear(z, y, -0.5 * (z**2).sum(1) - constant, -0.5 * (y**2).sum(1), mean.dtype)
 
 
 def poisson(measured: Tensor, mean: Tensor) -> Tensor:
     """(z - m) . (log y - l) with m . log y and l . z in the biases; -inf where a mean of 0 would have to count."""
-    z, y = (tensor.to(torch.float64).reshape(len(tensor), -1) for tensor in (measured, mean))
+    check_pixels(measured, mean)
+    z, y = (_rows(tensor.to(torch.float64)) for tensor in (measured, mean))
     dark = y == 0
     centre = y.detach().mean(0)
     # A mean of 0 allows no count, so any logarithm does for it: that of the mean image leaves nothing to round.

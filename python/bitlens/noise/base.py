@@ -53,7 +53,7 @@ def set_parameter(module: nn.Module, name: str, value: object, *, positive: bool
         module.register_parameter(name, value)
         checked: Tensor = value.detach()
     else:
-        if isinstance(value, bool | str) or value is None:
+        if isinstance(value, bool | str) or value is None or np.iscomplexobj(value):  # type: ignore[arg-type]
             raise TypeError(f"{name}: need a number or a per-pixel map, got {type(value).__name__}")
         try:
             checked = torch.as_tensor(
@@ -115,9 +115,17 @@ def check_map(name: str, parameter: Tensor, shape: torch.Size) -> None:
 
 
 def as_mean(value: Tensor | np.ndarray) -> Tensor:
-    """A floating-point tensor; NumPy arrays and whole numbers are converted."""
+    """A float32 or float64 tensor; NumPy arrays and whole numbers are converted.
+
+    Raises:
+        TypeError: complex numbers, or a precision that the kernels do not have.
+    """
     tensor = torch.as_tensor(value)
-    return tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
+    if tensor.dtype in (torch.float32, torch.float64):
+        return tensor
+    if tensor.is_floating_point() or tensor.is_complex():
+        raise TypeError(f"mean: need float32, float64 or whole numbers, got {str(tensor.dtype).removeprefix('torch.')}")
+    return tensor.to(torch.get_default_dtype())
 
 
 LOG_TWO_PI_E = math.log(2 * math.pi * math.e)

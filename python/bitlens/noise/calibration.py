@@ -24,6 +24,7 @@ from bitlens.noise.poisson_gaussian import PoissonGaussianNoise
 
 # Frames for a map: the read noise of one pixel to 10 %, and its gain to 10 %.
 _DARKS_FOR_MAPS, _FLATS_FOR_GAIN_MAP = 50, 200
+_MOST_GAIN_ERROR = 0.3  # standard error relative to the gain beyond which the gain means nothing
 
 
 @dataclass(frozen=True)
@@ -259,6 +260,11 @@ def _level_warnings(
         )
     best = max((i for i, level in enumerate(levels) if curve.used_levels[i]), key=lambda i: levels[i].signal)
     level = levels[best]
+    if curve.gain_stderr > _MOST_GAIN_ERROR * curve.gain:
+        found.append(
+            f"the gain is not determined: {curve.gain:.2g} with a standard error of {curve.gain_stderr:.2g} ADU per "
+            f"electron; the flats are too little brighter than the darks, or too few"
+        )
     std = np.sqrt(curve.gain * np.maximum(level.mean, 0) + dark.variance[dark.ordinary].mean() + step**2 / 12 + 1e-300)
     seen = _temporal.neighbour_correlation(
         frames[best], dark.mean, level.moments, std, dark.ordinary & level.ordinary, level.scale

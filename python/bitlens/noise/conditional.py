@@ -20,7 +20,7 @@ from scipy.special import gammaln
 from torch import Tensor
 
 from bitlens.noise import _codes_conditional, _entropy
-from bitlens.noise._abilities import ChecksMeasured
+from bitlens.noise._abilities import ChecksMean, ChecksMeasured
 from bitlens.noise._codes import Setting
 from bitlens.noise.base import LOG_TWO_PI_E, NoiseModel, flat_float64, flat_map
 from bitlens.noise.gaussian import GaussianNoise
@@ -60,6 +60,7 @@ def conditional_entropy(
     Raises:
         ValueError: fewer than two images, shapes that differ, values outside the model's domain.
     """
+    measured = torch.as_tensor(measured)
     per_image = conditional_entropy_per_sample(noise, measured, mean)
     n_pixels = math.prod(measured.shape[1:])
     if per_image.numel() < 2:
@@ -74,8 +75,11 @@ def conditional_entropy_per_sample(
     """One estimate of the sum over pixels of h(measured | mean) for each image: (n,) float64, nats.
 
     Raises:
-        ValueError: shapes that differ; a noise model of the user's own without `mean`.
+        TypeError: not a noise model.
+        ValueError: shapes that differ; values outside the model's domain; a model of the user's own without `mean`.
     """
+    if not isinstance(noise, NoiseModel):
+        raise TypeError(f"noise: need a noise model such as bitlens.GaussianNoise, got {type(noise).__name__}")
     z = torch.as_tensor(measured)
     if z.ndim < 2 or z.numel() == 0:
         raise ValueError(f"measured: need (n, ...) images that are not empty, got shape {tuple(z.shape)}")
@@ -85,6 +89,8 @@ def conditional_entropy_per_sample(
         y = torch.as_tensor(mean)
         if y.shape != z.shape:
             raise ValueError(f"mean: need the shape of measured, {tuple(z.shape)}, got {tuple(y.shape)}")
+        if isinstance(noise, ChecksMean):
+            noise.check_mean(y)
         return noise.entropy(y.to(torch.float64)).detach().reshape(y.shape[0], -1).sum(dim=1)
     flat, shape = flat_float64(z), z.shape[1:]
     if isinstance(noise, GaussianNoise):

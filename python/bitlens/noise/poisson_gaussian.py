@@ -165,6 +165,18 @@ class PoissonGaussianNoise(NoiseModel):
                 + (" with fractions" if bool((measured != torch.round(measured)).any()) else "")
             )
 
+    def at_limit(self, measured: Tensor) -> Tensor:
+        """Which values are the first or the last code, or within three read noises of the full well and beyond."""
+        found = torch.zeros_like(measured, dtype=torch.bool)
+        if self.adc_bits is not None:
+            found = (measured <= 0) | (measured >= 2**self.adc_bits - 1)
+        if self.full_well_electrons is not None:
+            gain, offset, read_std, well = (
+                operand(p, measured) for p in (self.gain, self.offset, self.read_std, self.full_well_electrons)
+            )
+            found = found | (measured > gain * well + offset - 3 * read_std)
+        return found
+
     def check_mean(self, mean: Tensor) -> None:
         """ValueError unless every mean is finite and not negative; with an ADC or a full well at most 1e9."""
         check_mean(mean)
