@@ -5,17 +5,20 @@ from bitlens.kernels.infonce_scores.op import InfoNCEScores, infonce_scores
 from bitlens.kernels.poisson_gaussian_bin_log_prob.op import poisson_gaussian_bin_log_prob
 from bitlens.kernels.poisson_gaussian_log_prob.op import poisson_gaussian_log_prob
 from bitlens.kernels.poisson_gaussian_log_prob_pairs.op import poisson_gaussian_log_prob_pairs
+from bitlens.kernels.poisson_gaussian_log_prob_pairs.rows import ScoreRows, poisson_gaussian_score_rows
 from bitlens.kernels.psf_convolve.op import fourier_filter, psf_convolve
 
 __all__ = [
     "BackendUnavailable",
     "InfoNCEScores",
+    "ScoreRows",
     "available_backends",
     "fourier_filter",
     "infonce_scores",
     "poisson_gaussian_bin_log_prob",
     "poisson_gaussian_log_prob",
     "poisson_gaussian_log_prob_pairs",
+    "poisson_gaussian_score_rows",
     "psf_convolve",
     "use_backend",
 ]
