@@ -18,6 +18,7 @@ from bitlens.noise import NoiseModel, conditional_entropy_per_sample
 _CEILING_SHARE = 0.7
 # Mean of log p(measured | mean) + entropy, in nats per pixel and in standard errors, above which they do not fit.
 _MISFIT_NATS_PER_PIXEL, _MISFIT_SIGMAS = 0.02, 6.0
+_IMAGE_CHUNK_PIXELS = 1_000_000
 # Weight of the leave-one-out marginal against the density: none, odds from 1e-4 to 1e4, all.
 _WEIGHTS = torch.cat(
     [
@@ -75,7 +76,7 @@ def estimate(
     if mean is None:
         assert density is not None
         return _from_density(density, -density.log_prob - conditional)
-    log_likelihood = noise.log_prob(measured, mean).flatten(1).sum(1)
+    log_likelihood = _log_likelihood(noise, measured, mean)
     if not bool(torch.isfinite(log_likelihood).all()):
         raise ValueError("mean: need noiseless images under which `measured` is possible, got probability 0")
     misfit = _misfit_notes(log_likelihood + conditional, measured[0].numel(), groups)
@@ -87,6 +88,13 @@ def estimate(
     upper = _best_upper(channel, density, log_likelihood, conditional, groups)
     found = _from_bounds(channel, lower, upper, density, groups)
     return found._replace(warnings=(*misfit, *found.warnings))
+
+
+def _log_likelihood(noise: NoiseModel, measured: Tensor, mean: Tensor) -> Tensor:
+    """log p(measured_i | mean_i), (n,) nats, some images at a time for the sake of memory."""
+    step = max(1, _IMAGE_CHUNK_PIXELS // max(1, measured[0].numel()))
+    parts = zip(measured.split(step), mean.split(step), strict=True)
+    return torch.cat([noise.log_prob(z, y).flatten(1).sum(1) for z, y in parts])
 
 
 def _misfit_notes(residual: Tensor, n_pixels: int, groups: Groups) -> tuple[str, ...]:

@@ -113,8 +113,9 @@ def _bilinear(noise: HasFeatures, measured: Tensor, mean: Tensor, groups: Groups
         not exact or single_precision_error_nats(features) <= _SINGLE_PRECISION_ERROR_NATS
     )
     dtype = torch.float32 if single else torch.float64
-    query, key = query.to(dtype), key.to(dtype)
-    del features
+    del features  # so that one matrix in double goes before the next one is rounded
+    query = query.to(dtype)
+    key = key.to(dtype)
     # Sorted by group, the samples outside a group are two slices: no copies, and no difference of large sums.
     order = torch.argsort(groups.labels, stable=True)
     if groups.given:
