@@ -210,3 +210,21 @@ def test_linear_gaussian_bounds_of_many_scenes_enclose_the_truth_closely() -> No
     margin = 4 * result.stderr_bits * math.log(2.0)
     assert upper - lower <= 0.02
     assert lower - margin <= 2.0 <= upper + margin
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_number_of_threads_does_not_change_a_bit_of_many_scenes(grouped: bool) -> None:
+    measured, mean = bright_example(1300, 64, 0.4)
+    labels = torch.arange(1300) // 50 if grouped else None
+    results = []
+    before = torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            generator = torch.Generator().manual_seed(0)
+            results.append(
+                estimate_information(measured, GaussianNoise(1.0), mean=mean, groups=labels, generator=generator)
+            )
+        finally:
+            torch.set_num_threads(before)
+    assert results[0] == results[1]

@@ -192,3 +192,40 @@ def test_arguments_that_do_not_fit_are_named() -> None:
         ops.poisson_gaussian_score_rows(measured[:3], mean, row_group=positive[:3], **SENSOR)
     with pytest.raises(ValueError, match="row_bias"):
         ops.poisson_gaussian_score_rows(measured[:3], mean, row_bias=mean[0, :2], **SENSOR)
+
+
+@pytest.mark.parametrize("name", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_instruction_set(name: str, dtype: torch.dtype) -> None:
+    from bitlens import _native
+
+    usual = _native.instruction_set()
+    measured, mean = images(130, 130, 5, dtype)
+    try:
+        try:
+            _native.set_instruction_set(name)
+        except ValueError:
+            pytest.skip(f"this processor has no {name}")
+        found = ops.poisson_gaussian_score_rows(measured, mean, **SENSOR)
+    finally:
+        _native.set_instruction_set(usual)
+    tolerance = 2e-6 if dtype == torch.float32 else 1e-11
+    for ours, expected in zip(found, from_matrix(measured, mean), strict=True):
+        torch.testing.assert_close(ours.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_compiled_graph_gives_the_same_values_and_gradient() -> None:
+    measured, mean = images(20, 20, 3)
+
+    def loss(y: Tensor) -> Tensor:
+        found = ops.poisson_gaussian_score_rows(measured, y, **SENSOR)
+        return (found.positive - found.row_logsumexp_negatives).mean()
+
+    values, gradients = [], []
+    for function in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
+        leaf = mean.clone().requires_grad_()
+        value = function(leaf)
+        values.append(value.detach())
+        gradients.append(torch.autograd.grad(value, leaf)[0])
+    torch.testing.assert_close(*values)
+    torch.testing.assert_close(*gradients)
