@@ -97,6 +97,26 @@ class PoissonGaussianLogProbPairs(Kernel):
         return ops.poisson_gaussian_log_prob_pairs(self.measured, self.mean, gain=2.0, offset=100.0, read_std=3.0).sum()
 
 
+class PoissonGaussianScoreRows(Kernel):
+    """Row and column sums over every measurement under every noiseless image: (rows and columns, pixels)."""
+
+    params = (BACKENDS, [(64, 64), (512, 256)])
+
+    def make(self, size: tuple[int, int], device: str) -> None:
+        self.mean = (100 * torch.rand(size, device=device)).requires_grad_()
+        self.measured = 2 * torch.poisson(self.mean.detach()) + 100 + 3 * torch.randn(size, device=device)
+        self.leaves = [self.mean]
+
+    def setup(self, backend: str, size: tuple[int, int]) -> None:
+        if backend in ("numba", "reference") and size[0] > 64:
+            raise NotImplementedError("one likelihood for each pair and pixel: minutes")
+        super().setup(backend, size)
+
+    def call(self) -> torch.Tensor:
+        scores = ops.poisson_gaussian_score_rows(self.measured, self.mean, gain=2.0, offset=100.0, read_std=3.0)
+        return (scores.positive - scores.row_logsumexp).mean()
+
+
 class PsfConvolve(Kernel):
     """A batch of square images with one PSF: (batch, side, PSF side)."""
 

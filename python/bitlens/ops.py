@@ -6,11 +6,13 @@ from bitlens.kernels.joint_critic_scores.op import joint_critic_scores
 from bitlens.kernels.poisson_gaussian_bin_log_prob.op import poisson_gaussian_bin_log_prob
 from bitlens.kernels.poisson_gaussian_log_prob.op import poisson_gaussian_log_prob
 from bitlens.kernels.poisson_gaussian_log_prob_pairs.op import poisson_gaussian_log_prob_pairs
+from bitlens.kernels.poisson_gaussian_log_prob_pairs.rows import ScoreRows, poisson_gaussian_score_rows
 from bitlens.kernels.psf_convolve.op import fourier_filter, psf_convolve
 
 __all__ = [
     "BackendUnavailable",
     "InfoNCEScores",
+    "ScoreRows",
     "available_backends",
     "fourier_filter",
     "infonce_scores",
@@ -18,6 +20,7 @@ __all__ = [
     "poisson_gaussian_bin_log_prob",
     "poisson_gaussian_log_prob",
     "poisson_gaussian_log_prob_pairs",
+    "poisson_gaussian_score_rows",
     "psf_convolve",
     "use_backend",
 ]

@@ -53,6 +53,28 @@ void run_gradients(const std::array<std::int64_t, 3>& sizes, const std::array<st
   BITLENS_DEVICE::gradients(arguments, wanted, handle);
 }
 
+#if !defined(BITLENS_DEVICE_IS_CUDA)
+// masks: positive, row_group, column_group, row_bias; outputs: positive, row, negatives, column, column negatives.
+template <class T>
+void run_statistics(const std::array<std::int64_t, 3>& sizes, const std::array<std::uintptr_t, 5>& inputs,
+                    const std::array<std::uintptr_t, 4>& masks, const std::array<std::uintptr_t, 5>& outputs,
+                    DeviceHandle handle) {
+  const Arguments<T> arguments = make_arguments<T>(sizes, inputs);
+  Statistics<T> wanted{};
+  wanted.positive = reinterpret_cast<const std::int64_t*>(masks[0]);
+  wanted.row_group = reinterpret_cast<const std::int64_t*>(masks[1]);
+  wanted.column_group = reinterpret_cast<const std::int64_t*>(masks[2]);
+  wanted.row_bias = reinterpret_cast<const double*>(masks[3]);
+  wanted.positive_score = reinterpret_cast<T*>(outputs[0]);
+  wanted.row = reinterpret_cast<T*>(outputs[1]);
+  wanted.negatives = reinterpret_cast<T*>(outputs[2]);
+  wanted.column = reinterpret_cast<T*>(outputs[3]);
+  wanted.column_negatives = reinterpret_cast<T*>(outputs[4]);
+  pybind11::gil_scoped_release released;
+  BITLENS_DEVICE::statistics(arguments, wanted, handle);
+}
+#endif
+
 }  // namespace
 
 void bind_poisson_gaussian_log_prob_pairs(pybind11::module_& module) {
@@ -60,6 +82,10 @@ void bind_poisson_gaussian_log_prob_pairs(pybind11::module_& module) {
   module.def("poisson_gaussian_log_prob_pairs_scores_double", &run_scores<double>);
   module.def("poisson_gaussian_log_prob_pairs_gradients_float", &run_gradients<float>);
   module.def("poisson_gaussian_log_prob_pairs_gradients_double", &run_gradients<double>);
+#if !defined(BITLENS_DEVICE_IS_CUDA)
+  module.def("poisson_gaussian_log_prob_pairs_statistics_float", &run_statistics<float>);
+  module.def("poisson_gaussian_log_prob_pairs_statistics_double", &run_statistics<double>);
+#endif
 }
 
 }  // namespace bitlens

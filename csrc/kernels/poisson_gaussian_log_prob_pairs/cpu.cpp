@@ -1,6 +1,7 @@
 // Compiled once per instruction set (BITLENS_ISA); the baseline copy also holds the entry points.
 #include <string.h>
 
+#include "statistics.h"
 #include "table.h"
 
 #if defined(BITLENS_ENTRY_POINTS)
@@ -341,6 +342,17 @@ BITLENS_PAIRS_OF(float, float)
 BITLENS_PAIRS_OF(double, double)
 #undef BITLENS_PAIRS_OF
 
+void reduce_tile(const TileMasks& masks, std::int64_t rows, std::int64_t columns, std::int64_t column_begin,
+                 double* scores, const TileSums& to) {
+  reduce_tile_of(masks, rows, columns, column_begin, scores, to);
+}
+
+void infonce_merge(double& largest, double& sum, double part_largest, double part_sum) {
+  sums_of_exponentials::merge(largest, sum, part_largest, part_largest, part_sum);
+}
+
+double infonce_log_sum(double largest, double sum) { return sums_of_exponentials::log_sum(largest, sum); }
+
 // Entries [begin, end) of a pixel's curve; both multiples of a pack of any instruction set.
 void fill_curve(const Pixel& pixel, std::int64_t begin, std::int64_t end, bool derivatives, double* value, double* mean,
                 double* variance) {
@@ -364,6 +376,9 @@ void fill_curve(const Pixel& pixel, std::int64_t begin, std::int64_t end, bool d
 BITLENS_DECLARE_PAIRS_OF(float, float)
 BITLENS_DECLARE_PAIRS_OF(double, double)
 BITLENS_DECLARE_PER_ISA(void fill_curve(const Pixel&, std::int64_t, std::int64_t, bool, double*, double*, double*))
+
+BITLENS_DECLARE_PER_ISA(void reduce_tile(const TileMasks&, std::int64_t, std::int64_t, std::int64_t, double*,
+                                         const TileSums&))
 
 inline auto place_columns_for(float*) { return BITLENS_FOR_THIS_PROCESSOR(place_columns_float); }
 inline auto place_columns_for(double*) { return BITLENS_FOR_THIS_PROCESSOR(place_columns_double); }
@@ -450,6 +465,8 @@ void gradients(const Arguments<double>& arguments, const Gradients<double>& want
 }
 
 }  // namespace cpu
+
+#include "statistics.inl"
 #endif
 
 }  // namespace poisson_gaussian_log_prob_pairs

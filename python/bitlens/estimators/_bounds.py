@@ -11,13 +11,14 @@ from torch import Tensor
 from bitlens.estimators import _density, _known_channel
 from bitlens.estimators._density import DensityRows
 from bitlens.estimators._inputs import Groups
-from bitlens.estimators._known_channel import KnownChannel, LowerBound
+from bitlens.estimators._known_channel import KnownChannel, LowerBound, Terms
 from bitlens.noise import NoiseModel, conditional_entropy_per_sample
 
 # Share of its ceiling above which a lower bound is held back by the ceiling rather than by the channel.
 _CEILING_SHARE = 0.7
 # Mean of log p(measured | mean) + entropy, in nats per pixel and in standard errors, above which they do not fit.
 _MISFIT_NATS_PER_PIXEL, _MISFIT_SIGMAS = 0.02, 6.0
+_IMAGE_CHUNK_PIXELS = 1_000_000
 # Weight of the leave-one-out marginal against the density: none, odds from 1e-4 to 1e4, all.
 _WEIGHTS = torch.cat(
     [
@@ -43,10 +44,9 @@ class Found(NamedTuple):
 
 
 class _Upper(NamedTuple):
-    """Terms of an upper bound, whose influence on their mean it carries, nats."""
+    """Terms of an upper bound, nats."""
 
-    nats: float
-    influence: Tensor
+    terms: Terms
     name: str
     uses_density: bool
 
@@ -76,7 +76,7 @@ def estimate(
     if mean is None:
         assert density is not None
         return _from_density(density, -density.log_prob - conditional)
-    log_likelihood = noise.log_prob(measured, mean).flatten(1).sum(1)
+    log_likelihood = _log_likelihood(noise, measured, mean)
     if not bool(torch.isfinite(log_likelihood).all()):
         raise ValueError("mean: need noiseless images under which `measured` is possible, got probability 0")
     misfit = _misfit_notes(log_likelihood + conditional, measured[0].numel(), groups)
@@ -86,8 +86,15 @@ def estimate(
     channel = _known_channel.known_channel(measured, mean, noise, groups)
     lower = None if channel is None else _known_channel.lower_bound(channel, groups)
     upper = _best_upper(channel, density, log_likelihood, conditional, groups)
-    found = _from_bounds(lower, upper, density, groups)
+    found = _from_bounds(channel, lower, upper, density, groups)
     return found._replace(warnings=(*misfit, *found.warnings))
+
+
+def _log_likelihood(noise: NoiseModel, measured: Tensor, mean: Tensor) -> Tensor:
+    """log p(measured_i | mean_i), (n,) nats, some images at a time for the sake of memory."""
+    step = max(1, _IMAGE_CHUNK_PIXELS // max(1, measured[0].numel()))
+    parts = zip(measured.split(step), mean.split(step), strict=True)
+    return torch.cat([noise.log_prob(z, y).flatten(1).sum(1) for z, y in parts])
 
 
 def _misfit_notes(residual: Tensor, n_pixels: int, groups: Groups) -> tuple[str, ...]:
@@ -147,7 +154,7 @@ def _best_upper(
         weight = weight + 1.0 if density is None else _mixture_weight(channel, density, groups)
     if density is not None and not bool(weight.any()):
         rows = _density_rows(density, log_likelihood, conditional, groups)
-        return _Upper(float(rows.mean()), rows, density.name, True)
+        return _Upper(Terms(rows, rows, None), density.name, True)
     if channel is None or not channel.exact:
         return None
     log_marginal, name = channel.log_marginal, "leave-one-out scenes"
@@ -158,9 +165,9 @@ def _best_upper(
         if uses_density:
             name = f"mixture of {name} and {density.name}"
     rows = log_likelihood - log_marginal
-    # How much of each term's marginal comes from the scenes, whose draw is random too.
-    columns = channel.column_shares(torch.exp(torch.log(weight) + channel.log_marginal - log_marginal))
-    return _Upper(float(rows.mean()), rows - (columns - columns.mean()), name, uses_density)
+    # How much of each term's marginal comes from the scenes, whose draw is random too; shares sum to the weights.
+    share = torch.exp(torch.log(weight) + channel.log_marginal - log_marginal)
+    return _Upper(Terms(rows, rows + share.mean(), share), name, uses_density)
 
 
 def _log_mixture(weight: Tensor, log_marginal: Tensor, log_density: Tensor) -> Tensor:
@@ -196,7 +203,13 @@ def _density_rows(density: DensityRows, log_likelihood: Tensor, conditional: Ten
     return result
 
 
-def _from_bounds(lower: LowerBound | None, upper: _Upper | None, density: DensityRows | None, groups: Groups) -> Found:
+def _from_bounds(
+    channel: KnownChannel | None,
+    lower: LowerBound | None,
+    upper: _Upper | None,
+    density: DensityRows | None,
+    groups: Groups,
+) -> Found:
     uses_density = upper is not None and upper.uses_density
     warnings = density.warnings if density is not None and uses_density else ()
     converged = density is None or not uses_density or density.converged
@@ -205,15 +218,16 @@ def _from_bounds(lower: LowerBound | None, upper: _Upper | None, density: Densit
         if upper is None:
             raise ValueError(f"measured: {note}; need fewer images or pixels, got {len(groups.labels)} images")
         return Found(
-            nats=upper.nats,
-            influence=upper.influence,
+            nats=float(upper.terms.rows.mean()),
+            influence=upper.terms.influence(channel),
             bound="upper",
             method=f"upper: {upper.name}",
-            upper=upper.nats,
+            upper=float(upper.terms.rows.mean()),
             converged=converged,
             warnings=(*warnings, note),
         )
-    lower_nats = float(lower.rows.mean())
+    lower_nats = float(lower.terms.rows.mean())
+    upper_nats = None if upper is None else float(upper.terms.rows.mean())
     at_ceiling = lower_nats > _CEILING_SHARE * lower.ceiling
     if at_ceiling:
         note = _ceiling_note(lower_nats, lower.ceiling, groups)
@@ -223,21 +237,20 @@ def _from_bounds(lower: LowerBound | None, upper: _Upper | None, density: Densit
     method = "lower: known channel" if upper is None else f"lower: known channel; upper: {upper.name}"
     bound: Literal["two-sided", "upper", "lower"]
     if upper is None:
-        bound, nats, influence = "lower", lower_nats, lower.influence
+        bound, terms = "lower", lower.terms
     elif at_ceiling:
-        bound, nats, influence = "upper", upper.nats, upper.influence
+        bound, terms = "upper", upper.terms
     else:
         # The bracket says how good the density is; notes on its fit would only repeat it.
         warnings = ()
-        bound, nats = "two-sided", 0.5 * (lower_nats + upper.nats)
-        influence = 0.5 * (lower.influence + upper.influence)
+        bound, terms = "two-sided", _known_channel.midpoint(lower.terms, upper.terms)
     return Found(
-        nats=nats,
-        influence=influence,
+        nats=float(terms.rows.mean()),
+        influence=terms.influence(channel),
         bound=bound,
         method=method,
         lower=lower_nats,
-        upper=None if upper is None else upper.nats,
+        upper=upper_nats,
         ceiling=lower.ceiling,
         converged=converged,
         warnings=warnings,

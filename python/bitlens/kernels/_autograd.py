@@ -95,7 +95,8 @@ def _eager(rule: Rule) -> type[torch.autograd.Function]:
 
         @staticmethod
         def backward(ctx: Any, *grads: Tensor | None) -> Any:
-            tensors, outputs = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
+            everything = ctx.saved_tensors  # torch.utils.checkpoint gives them once only
+            tensors, outputs = everything[:n], everything[n:]
             saved = None if torch.is_grad_enabled() else ctx.saved
             needs = tuple(ctx.needs_input_grad[:n])
             return _full(rule, rule.backward(grads, tensors, outputs, saved, ctx.options, needs))
@@ -123,7 +124,8 @@ def _functional(rule: Rule) -> type[torch.autograd.Function]:
 
         @staticmethod
         def backward(ctx: Any, *grads: Tensor | None) -> Any:
-            tensors, outputs = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
+            everything = ctx.saved_tensors  # torch.utils.checkpoint gives them once only
+            tensors, outputs = everything[:n], everything[n:]
             needs = tuple(ctx.needs_input_grad[:n])
             return _full(rule, rule.backward(grads, tensors, outputs, None, ctx.options, needs))
 
@@ -131,7 +133,8 @@ def _functional(rule: Rule) -> type[torch.autograd.Function]:
         def jvp(ctx: Any, *tangents: Any) -> Any:
             if rule.jvp is None:
                 raise RuntimeError(f"{rule.name}: forward-mode AD is offered by the reference backend only")
-            tensors, outputs = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
+            everything = ctx.saved_tensors  # torch.utils.checkpoint gives them once only
+            tensors, outputs = everything[:n], everything[n:]
             return _packed(rule, rule.jvp(tensors, tangents[:n], outputs, ctx.options))
 
         @staticmethod

@@ -152,6 +152,29 @@ def poisson_gaussian_log_prob_pairs(backend: str, inputs: Sequence[Tensor], thre
     return output
 
 
+def poisson_gaussian_log_prob_pairs_statistics(
+    backend: str, inputs: Sequence[Tensor | None], threads: int
+) -> tuple[Tensor, ...]:
+    """The five outputs of poisson_gaussian_score_rows: its nine operands, contiguous, None where not given."""
+    measured, mean, bias = inputs[0], inputs[1], inputs[8]
+    assert measured is not None
+    assert mean is not None
+    (n, pixels), m = measured.shape, mean.shape[0]
+    outputs = tuple(measured.new_full((length,), torch.nan) for length in (n, n, n, m, m))
+    bias_in_double = None if bias is None else bias.to(torch.float64)
+    _run(
+        "poisson_gaussian_log_prob_pairs_statistics",
+        backend,
+        measured,
+        [n, m, pixels],
+        [address(tensor) for tensor in inputs[:5]],
+        [address(tensor) for tensor in (*inputs[5:8], bias_in_double)],
+        [address(tensor) for tensor in outputs],
+        threads=threads,
+    )
+    return outputs
+
+
 def poisson_gaussian_log_prob_pairs_gradients(
     backend: str, inputs: Sequence[Tensor], weight: Tensor, wanted: Sequence[bool], threads: int
 ) -> list[Tensor | None]:

@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from bitlens.noise.base import ScoreFeatures
+from bitlens.ops import InfoNCEScores
 
 
 @runtime_checkable
@@ -31,6 +32,25 @@ class HasLimits(Protocol):
     """Says which measurements stand at an end of the sensor's scale."""
 
     def at_limit(self, measured: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class HasScoreRows(Protocol):
+    """Row and column statistics of the likelihoods of all pairs, which are never kept."""
+
+    def score_rows(self, measured: Tensor, mean: Tensor, *, positive: Tensor | None = None) -> InfoNCEScores: ...
+
+
+@runtime_checkable
+class HasScoresOutside(Protocol):
+    """Positives, and log-sum-exps of exact likelihoods over the pairs of different groups: (n,) each.
+
+    `row_bias` is added to every score of a row; None where the model has no way that keeps no matrix.
+    """
+
+    def scores_outside(
+        self, measured: Tensor, mean: Tensor, groups: Tensor, *, row_bias: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor] | None: ...
 
 
 @runtime_checkable

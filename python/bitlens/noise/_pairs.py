@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +12,21 @@ from bitlens.noise._abilities import HasPairs
 from bitlens.noise.base import NoiseModel, ScoreFeatures
 
 _CHUNK_EVALUATIONS = 2_000_000
+# Stands for a mean of exactly 0 in the bilinear form: a count there costs 69 nats instead of infinitely many.
+DARK_FLOOR = 1e-30
+
+
+class Bilinear(NamedTuple):
+    """S_ij = query_i . key_j + query_bias_i + key_bias_j, in the precision of the mean."""
+
+    query: Tensor
+    key: Tensor
+    query_bias: Tensor
+    key_bias: Tensor
+
+    def matrix(self) -> Tensor:
+        """All scores."""
+        return self.query @ self.key.T + self.query_bias[:, None] + self.key_bias
 
 
 def log_prob_pairs(noise: NoiseModel, measured: Tensor, mean: Tensor) -> Tensor:
@@ -42,7 +58,7 @@ def _rows(images: Tensor) -> Tensor:
     return images.reshape(len(images), math.prod(images.shape[1:]))
 
 
-def gaussian(measured: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def gaussian(measured: Tensor, mean: Tensor, std: Tensor) -> Bilinear:
     """Whitened and centred on the mean image: z . y - |z|^2 / 2 - |y|^2 / 2 and the constants.
 
     Centring and biases are in float64, so that a large common offset costs single precision nothing.
@@ -53,33 +69,43 @@ def gaussian(measured: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     centre = y.detach().mean(0)
     z, y = (_rows((tensor - centre) / std) for tensor in (z, y))
     constant = torch.log(std).expand(mean.shape[1:]).sum() + 0.5 * math.log(2 * math.pi) * math.prod(mean.shape[1:])
-    return _bilinear(z, y, -0.5 * (z**2).sum(1) - constant, -0.5 * (y**2).sum(1), mean.dtype)
+    return _rounded(z, y, -0.5 * (z**2).sum(1) - constant, -0.5 * (y**2).sum(1), mean.dtype)
 
 
 def poisson(measured: Tensor, mean: Tensor) -> Tensor:
-    """(z - m) . (log y - l) with m . log y and l . z in the biases; -inf where a mean of 0 would have to count."""
+    """All scores of counts; -inf where a mean of 0 would have to count."""
     check_pixels(measured, mean)
     z, y = (_rows(tensor.to(torch.float64)) for tensor in (measured, mean))
     dark = y == 0
     centre = y.detach().mean(0)
     # A mean of 0 allows no count, so any logarithm does for it: that of the mean image leaves nothing to round.
     log_y = torch.log(torch.where(dark, torch.where(centre > 0, centre, 1.0), y))
-    centre_log = log_y.detach().mean(0)
-    row_bias = (z - centre) @ centre_log - torch.lgamma(z + 1).sum(1)
-    scores = _bilinear(z - centre, log_y - centre_log, row_bias, log_y @ centre - y.sum(1), mean.dtype)
+    scores = _poisson(z, y, log_y, mean.dtype).matrix()
     if not bool(dark.any()):
         return scores
     impossible = (z.detach() != 0).to(mean.dtype) @ dark.to(mean.dtype).T
     return scores.masked_fill(impossible > 0, -torch.inf)
 
 
-def from_features(features: ScoreFeatures) -> Tensor:
-    """The scores that the features stand for."""
-    return features.query @ features.key.T + features.query_bias[:, None] + features.key_bias
+def poisson_with_floor(measured: Tensor, mean: Tensor) -> Bilinear:
+    """The bilinear form of counts, in which a count at a mean of 0 costs 69 nats."""
+    z, y = (_rows(tensor.to(torch.float64)) for tensor in (measured, mean))
+    return _poisson(z, y, torch.log(y.clamp(min=DARK_FLOOR)), mean.dtype)
 
 
-def _bilinear(z: Tensor, y: Tensor, row_bias: Tensor, column_bias: Tensor, dtype: torch.dtype) -> Tensor:
+def _poisson(z: Tensor, y: Tensor, log_y: Tensor, dtype: torch.dtype) -> Bilinear:
+    """(z - m) . (log y - l) with m . log y and l . z in the biases."""
+    centre, centre_log = y.detach().mean(0), log_y.detach().mean(0)
+    row_bias = (z - centre) @ centre_log - torch.lgamma(z + 1).sum(1)
+    return _rounded(z - centre, log_y - centre_log, row_bias, log_y @ centre - y.sum(1), dtype)
+
+
+def from_features(features: ScoreFeatures, dtype: torch.dtype) -> Bilinear:
+    """The scores that the features stand for, in this precision."""
+    return _rounded(features.query, features.key, features.query_bias, features.key_bias, dtype)
+
+
+def _rounded(z: Tensor, y: Tensor, row_bias: Tensor, column_bias: Tensor, dtype: torch.dtype) -> Bilinear:
     # Biases may be far larger than their sum: what rows have in common moves to the columns before rounding.
     common = row_bias.detach().mean()
-    products = z.to(dtype) @ y.to(dtype).T
-    return products + (row_bias - common).to(dtype)[:, None] + (column_bias + common).to(dtype)
+    return Bilinear(z.to(dtype), y.to(dtype), (row_bias - common).to(dtype), (column_bias + common).to(dtype))

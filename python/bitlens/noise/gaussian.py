@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitlens.noise import _pairs
+from bitlens.noise import _pairs, _rows
 from bitlens.noise.base import (
     LOG_TWO_PI_E,
     NoiseModel,
@@ -20,6 +20,7 @@ from bitlens.noise.base import (
     flat_map,
     set_parameter,
 )
+from bitlens.ops import InfoNCEScores
 
 
 @final
@@ -56,7 +57,17 @@ class GaussianNoise(NoiseModel):
     def log_prob_pairs(self, measured: Tensor | np.ndarray, mean: Tensor | np.ndarray) -> Tensor:
         """All log p(measured_i | mean_j), summed over pixels: (n, ...), (m, ...) -> (n, m) nats."""
         mean = as_mean(mean)
-        return _pairs.gaussian(torch.as_tensor(measured), mean, self.std)
+        return _pairs.gaussian(torch.as_tensor(measured), mean, self.std).matrix()
+
+    def score_rows(
+        self, measured: Tensor | np.ndarray, mean: Tensor | np.ndarray, *, positive: Tensor | None = None
+    ) -> InfoNCEScores:
+        """Positives and log-sum-exps by row and column of `log_prob_pairs`, whose matrix is never kept.
+
+        measured (n, ...), mean (m, ...); `positive` (n,) the column of each row's own mean, default the diagonal.
+        """
+        mean = as_mean(mean)
+        return _rows.from_features(_pairs.gaussian(torch.as_tensor(measured), mean, self.std), positive)
 
     def entropy(self, mean: Tensor | np.ndarray) -> Tensor:
         """log(2 pi e std^2) / 2, in nats, whatever the mean."""

@@ -8,11 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitlens.noise import _entropy, _pairs
+from bitlens.noise import _entropy, _pairs, _rows
 from bitlens.noise.base import NoiseModel, ScoreFeatures, as_mean, check_finite, check_mean, flat_float64
-
-# Stands for a mean of exactly 0 in the bilinear form: a count there costs 69 nats instead of infinitely many.
-_DARK_FLOOR = 1e-30
+from bitlens.ops import InfoNCEScores
 
 
 @final
@@ -37,6 +35,18 @@ class PoissonNoise(NoiseModel):
         """All log p(measured_i | mean_j), summed over pixels: (n, ...), (m, ...) -> (n, m) nats."""
         mean = as_mean(mean)
         return _pairs.poisson(torch.as_tensor(measured), mean)
+
+    def score_rows(
+        self, measured: Tensor | np.ndarray, mean: Tensor | np.ndarray, *, positive: Tensor | None = None
+    ) -> InfoNCEScores:
+        """Positives and log-sum-exps by row and column of `log_prob_pairs`, whose matrix is never kept.
+
+        A count at a mean of 0 costs 69 nats here, not infinitely many.
+
+        measured (n, ...), mean (m, ...); `positive` (n,) the column of each row's own mean, default the diagonal.
+        """
+        mean = as_mean(mean)
+        return _rows.from_features(_pairs.poisson_with_floor(torch.as_tensor(measured), mean), positive)
 
     def entropy(self, mean: Tensor | np.ndarray) -> Tensor:
         """-sum_k p(k) log p(k) in nats (discrete), to 1e-7; differentiable in the mean."""
@@ -66,7 +76,7 @@ class PoissonNoise(NoiseModel):
     def score_features(self, measured: Tensor, mean: Tensor) -> ScoreFeatures:
         """Exact bilinear form of the log-likelihoods of all pairs, centred on the mean images."""
         z, y = flat_float64(measured), flat_float64(mean)
-        log_y = torch.log(y.clamp(min=_DARK_FLOOR))
+        log_y = torch.log(y.clamp(min=_pairs.DARK_FLOOR))
         centre_z, centre_log = y.mean(dim=0), log_y.mean(dim=0)
         query_bias = (z - centre_z) @ centre_log - torch.lgamma(z + 1).sum(1)
         key_bias = log_y @ centre_z - y.sum(1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bitlens import ops
-from bitlens.noise import _entropy, _pairs, _pixel_codes
+from bitlens.noise import _entropy, _pairs, _pixel_codes, _rows
 from bitlens.noise.base import (
     NoiseModel,
     ScoreFeatures,
@@ -23,6 +23,7 @@ from bitlens.noise.base import (
     operand,
     set_parameter,
 )
+from bitlens.ops import InfoNCEScores
 
 
 @final
@@ -126,11 +127,59 @@ class PoissonGaussianNoise(NoiseModel):
         mean = as_mean(mean)
         measured = torch.as_tensor(measured).to(mean.dtype)
         if approximate:
-            return _pairs.from_features(self.score_features(measured, mean)).to(mean.dtype)
+            return _pairs.from_features(self.score_features(measured, mean), mean.dtype).matrix()
         if self.limited:
             return _pairs.one_by_one(self, measured, mean)
         gain, offset, read_std = (tensor.to(mean.device) for tensor in (self.gain, self.offset, self.read_std))
         return ops.poisson_gaussian_log_prob_pairs(measured, mean, gain=gain, offset=offset, read_std=read_std)
+
+    def score_rows(
+        self,
+        measured: Tensor | np.ndarray,
+        mean: Tensor | np.ndarray,
+        *,
+        positive: Tensor | None = None,
+        approximate: bool = False,
+    ) -> InfoNCEScores:
+        """Positives and log-sum-exps by row and column of `log_prob_pairs`, whose matrix is never kept.
+
+        measured (n, ...), mean (m, ...); `positive` (n,) the column of each row's own mean, default the diagonal;
+        `approximate` as there. Once differentiable; with an ADC or a full well from chunks of `log_prob`.
+        """
+        mean = as_mean(mean)
+        measured = torch.as_tensor(measured).to(mean.dtype)
+        if approximate:
+            return _rows.from_features(_pairs.from_features(self.score_features(measured, mean), mean.dtype), positive)
+        if self.limited:
+            return _rows.by_chunks(lambda rows: _pairs.one_by_one(self, rows, mean), measured, mean, positive)
+        gain, offset, read_std = (tensor.to(mean.device) for tensor in (self.gain, self.offset, self.read_std))
+        found = ops.poisson_gaussian_score_rows(
+            measured, mean, positive=positive, gain=gain, offset=offset, read_std=read_std
+        )
+        return InfoNCEScores(*found[:4])
+
+    def scores_outside(
+        self, measured: Tensor, mean: Tensor, groups: Tensor, *, row_bias: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        """(n,) nats each: S_ii, and log-sum-exps by row and column over the pairs of different groups.
+
+        measured and mean (n, ...), groups (n,) int64; `row_bias` (n,) is added to every score of a row. None with an
+        ADC or a full well.
+        """
+        if self.limited:
+            return None
+        gain, offset, read_std = (tensor.to(mean.device) for tensor in (self.gain, self.offset, self.read_std))
+        found = ops.poisson_gaussian_score_rows(
+            measured,
+            mean,
+            row_group=groups,
+            column_group=groups,
+            row_bias=row_bias,
+            gain=gain,
+            offset=offset,
+            read_std=read_std,
+        )
+        return found.positive, found.row_logsumexp_negatives, found.column_logsumexp_negatives
 
     def entropy(self, mean: Tensor | np.ndarray) -> Tensor:
         """h(measured | mean) in nats per ADU, of the code with an ADC, to 1e-4; differentiable in mean and parameters.

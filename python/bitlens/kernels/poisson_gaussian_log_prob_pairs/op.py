@@ -42,6 +42,17 @@ def poisson_gaussian_log_prob_pairs(
 
     Reference: Snyder, Hammoud and White (1993), J. Opt. Soc. Am. A 10, 1014, eq. 1. doi:10.1364/JOSAA.10.001014
     """
+    tensors = checked(measured, mean, gain, offset, read_std)
+    backend = _backend.select("poisson_gaussian_log_prob_pairs", tensors[0].device, IMPLEMENTED)
+    if backend == "reference":
+        return reference.poisson_gaussian_log_prob_pairs(*tensors)
+    return _autograd.apply(_SCORES, tensors, (backend,))[0]
+
+
+def checked(
+    measured: object, mean: object, gain: object, offset: object, read_std: object
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The arguments of all pairs as (n, pixels), (m, pixels) and three float64 (pixels,)."""
     z = _check.tensor("measured", measured)
     y = _check.tensor("mean", mean, (z.dtype,))
     _check.at_least_dims("measured", z, 1, "(n, ...)")
@@ -55,11 +66,7 @@ def poisson_gaussian_log_prob_pairs(
     sensor = [
         _sensor(name, value, z, shape) for name, value in zip(_ARGUMENTS[2:], (gain, offset, read_std), strict=True)
     ]
-    tensors = (z.reshape(z.shape[0], pixels), y.reshape(y.shape[0], pixels), *sensor)
-    backend = _backend.select("poisson_gaussian_log_prob_pairs", z.device, IMPLEMENTED)
-    if backend == "reference":
-        return reference.poisson_gaussian_log_prob_pairs(*tensors)
-    return _autograd.apply(_SCORES, tensors, (backend,))[0]
+    return z.reshape(z.shape[0], pixels), y.reshape(y.shape[0], pixels), sensor[0], sensor[1], sensor[2]
 
 
 def _sensor(name: str, value: object, like: Tensor, shape: torch.Size) -> Tensor:

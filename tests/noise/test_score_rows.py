@@ -1,0 +1,105 @@
+"""Row and column sums of the scores of every noise model, against the elementwise likelihood of all pairs."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from bitlens import GaussianNoise, PoissonGaussianNoise, PoissonNoise
+from bitlens.noise import NoiseModel, _rows
+
+
+class LaplaceNoise(NoiseModel):
+    """A model of the user's own, with the three methods and nothing else."""
+
+    def sample(self, mean: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        uniform = torch.rand(mean.shape, generator=generator, dtype=mean.dtype) - 0.5
+        return mean - uniform.sign() * torch.log1p(-2 * uniform.abs())
+
+    def log_prob(self, measured: Tensor, mean: Tensor) -> Tensor:
+        return -(measured - mean).abs() - math.log(2.0)
+
+    def entropy(self, mean: Tensor) -> Tensor:
+        return torch.full_like(mean, 1.0 + math.log(2.0))
+
+
+MODELS: dict[str, NoiseModel] = {
+    "gaussian": GaussianNoise(2.0),
+    "gaussian map": GaussianNoise(torch.tensor([[1.0, 2.0, 3.0], [0.5, 1.0, 2.0]])),
+    "poisson": PoissonNoise(),
+    "poisson-gaussian": PoissonGaussianNoise(gain=2.0, offset=10.0, read_std=1.5),
+    "digitised": PoissonGaussianNoise(gain=2.0, offset=10.0, read_std=1.5, adc_bits=10),
+    "own": LaplaceNoise(),
+}
+
+
+def example(noise: NoiseModel, n: int = 11, m: int = 14) -> tuple[Tensor, Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    mean = 5.0 + 20.0 * torch.rand(m, 2, 3, generator=rng, dtype=torch.float64)
+    positive = torch.randint(m, (n,), generator=rng)
+    return noise.sample(mean[positive], rng), mean, positive
+
+
+def statistics(noise: NoiseModel, measured: Tensor, mean: Tensor, positive: Tensor) -> tuple[Tensor, ...]:
+    scores = noise.log_prob(measured[:, None], mean[None]).flatten(2).sum(2)
+    negatives = scores.scatter(1, positive[:, None], -torch.inf)
+    own = scores.gather(1, positive[:, None])[:, 0]
+    return own, torch.logsumexp(scores, 1), torch.logsumexp(negatives, 1), torch.logsumexp(scores, 0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_rows_are_those_of_the_likelihoods(name: str) -> None:
+    noise = MODELS[name]
+    measured, mean, positive = example(noise)
+    found = _rows.score_rows(noise, measured, mean, positive=positive)
+    for ours, expected in zip(found, statistics(noise, measured, mean, positive), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_gradients_are_those_of_the_likelihoods(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_rows, "_CHUNK_PAIRS", 3 * 14)  # seams between chunks of rows
+    noise = MODELS[name]
+    measured, mean, positive = example(noise)
+    gradients = []
+    for function in (
+        lambda *x: _rows.score_rows(noise, *x, positive=positive),
+        lambda *x: statistics(noise, *x, positive),
+    ):
+        leaf = mean.clone().requires_grad_()
+        outputs = function(measured, leaf)
+        loss = sum((k + 1.0) * output.sum() for k, output in enumerate(outputs))
+        gradients.append(torch.autograd.grad(loss, leaf)[0])
+    torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-8)
+
+
+def test_a_count_on_a_dark_mean_costs_much_and_leaves_other_sums_alone() -> None:
+    noise = PoissonNoise()
+    mean = torch.tensor([[0.0, 4.0], [3.0, 4.0], [5.0, 1.0]], dtype=torch.float64)
+    measured = torch.tensor([[0.0, 3.0], [2.0, 4.0], [6.0, 0.0]], dtype=torch.float64)
+    found = noise.score_rows(measured, mean)
+    expected = statistics(noise, measured, mean, torch.arange(3))
+    for ours, truth in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, truth, rtol=1e-10, atol=1e-10)
+
+
+def test_surrogate_of_a_sensor_is_that_of_its_pairs() -> None:
+    noise = MODELS["poisson-gaussian"]
+    assert isinstance(noise, PoissonGaussianNoise)
+    measured, mean, positive = example(noise)
+    scores = noise.log_prob_pairs(measured, mean, approximate=True)
+    found = noise.score_rows(measured, mean, positive=positive, approximate=True)
+    torch.testing.assert_close(found.row_logsumexp, torch.logsumexp(scores, 1))
+    torch.testing.assert_close(found.column_logsumexp, torch.logsumexp(scores, 0))
+
+
+@pytest.mark.parametrize("name", ["gaussian", "poisson-gaussian", "own"])
+def test_more_rows_than_columns_need_positives(name: str) -> None:
+    measured, mean, _ = example(MODELS[name], n=15, m=14)
+    with pytest.raises(ValueError, match="positive"):
+        _rows.score_rows(MODELS[name], measured, mean)
+    with pytest.raises(ValueError, match="0 to 13"):
+        _rows.score_rows(MODELS[name], measured, mean, positive=torch.full((15,), 14))
