@@ -19,6 +19,7 @@ ORDER = (
     "systems",
     "encoders",
     "noise",
+    "losses",
     "ops",
     "kernels",
 )

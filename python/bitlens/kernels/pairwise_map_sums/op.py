@@ -61,7 +61,7 @@ def pairwise_map_sums(
     Raises:
         TypeError, ValueError: as `infonce_scores`, and when `map` and `limit` do not fit each other.
 
-    Reference: Nowozin et al. (2016), arXiv:1606.00709; Song and Ermon (2020), eq. 14, arXiv:1910.06222
+    Reference: Nowozin et al. (2016), arXiv:1606.00709; Song and Ermon (2020), arXiv:1910.06222
     """
     tensors, batch = scores_op._checked(query, key, positive, scale, query_bias, key_bias)
     n, m = query.shape[-2], key.shape[-2]
