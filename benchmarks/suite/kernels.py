@@ -110,3 +110,12 @@ class InfoNCEScores(Kernel):
     def call(self) -> torch.Tensor:
         scores = ops.infonce_scores(self.query, self.key, scale=0.1)
         return (scores.row_logsumexp + scores.column_logsumexp - 2 * scores.positive).mean()
+
+
+class PairwiseMapSums(InfoNCEScores):
+    """Jensen-Shannon loss: (rows, features)."""
+
+    def call(self) -> torch.Tensor:
+        sums = ops.pairwise_map_sums(self.query, self.key, map="softplus", scale=0.1)
+        own = torch.nn.functional.softplus(-sums.positive)
+        return (own + sums.row_sum_negatives / (len(self.key) - 1)).mean()
