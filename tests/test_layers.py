@@ -20,6 +20,7 @@ ORDER = (
     "encoders",
     "noise",
     "critics",
+    "losses",
     "ops",
     "kernels",
 )

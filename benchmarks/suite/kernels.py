@@ -163,3 +163,12 @@ class JointCriticScores(Kernel):
     def call(self) -> torch.Tensor:
         scores = ops.joint_critic_scores(self.query, self.key, self.output, hidden_weight=self.weight)
         return (scores.row_logsumexp + scores.column_logsumexp - 2 * scores.positive).mean()
+
+
+class PairwiseMapSums(InfoNCEScores):
+    """Jensen-Shannon loss: (rows, features)."""
+
+    def call(self) -> torch.Tensor:
+        sums = ops.pairwise_map_sums(self.query, self.key, map="softplus", scale=0.1)
+        own = torch.nn.functional.softplus(-sums.positive)
+        return (own + sums.row_sum_negatives / (len(self.key) - 1)).mean()

@@ -28,6 +28,7 @@ _PUBLIC = {
     "design": "bitlens.design",
     "encoders": "bitlens.encoders",
     "estimators": "bitlens.estimators",
+    "losses": "bitlens.losses",
     "noise": "bitlens.noise",
     "ops": "bitlens.ops",
     "plots": "bitlens.plots",
@@ -37,7 +38,7 @@ _PUBLIC = {
 __all__ = ["__version__", *sorted(_PUBLIC)]
 
 if TYPE_CHECKING:
-    from bitlens import critics, datasets, densities, design, encoders, estimators, noise, ops, plots, systems
+    from bitlens import critics, datasets, densities, design, encoders, estimators, losses, noise, ops, plots, systems
     from bitlens.design import DesignResult, optimize_design
     from bitlens.estimators import InformationEstimate, estimate_information
     from bitlens.noise import (

@@ -158,3 +158,52 @@ def joint_critic_scores_backward_double(
     workspace: int,
     threads: int,
 ) -> None: ...
+def pairwise_map_sums_workspace_bytes(
+    batch: int, sizes: Sequence[int], value_bytes: int, backward: bool, query: bool, key: bool
+) -> int: ...
+def pairwise_map_sums_forward_float(
+    batch: Sequence[int],
+    sizes: Sequence[int],
+    strides: Sequence[Sequence[int]],
+    inputs: Sequence[int],
+    map: int,
+    limit: float,
+    outputs: Sequence[int],
+    workspace: int,
+    threads: int,
+) -> None: ...
+def pairwise_map_sums_forward_double(
+    batch: Sequence[int],
+    sizes: Sequence[int],
+    strides: Sequence[Sequence[int]],
+    inputs: Sequence[int],
+    map: int,
+    limit: float,
+    outputs: Sequence[int],
+    workspace: int,
+    threads: int,
+) -> None: ...
+def pairwise_map_sums_backward_float(
+    batch: Sequence[int],
+    sizes: Sequence[int],
+    strides: Sequence[Sequence[int]],
+    inputs: Sequence[int],
+    map: int,
+    limit: float,
+    grads: Sequence[int],
+    outputs: Sequence[int],
+    workspace: int,
+    threads: int,
+) -> None: ...
+def pairwise_map_sums_backward_double(
+    batch: Sequence[int],
+    sizes: Sequence[int],
+    strides: Sequence[Sequence[int]],
+    inputs: Sequence[int],
+    map: int,
+    limit: float,
+    grads: Sequence[int],
+    outputs: Sequence[int],
+    workspace: int,
+    threads: int,
+) -> None: ...

@@ -3,6 +3,7 @@
 from bitlens.kernels._backend import BackendUnavailable, available_backends, use_backend
 from bitlens.kernels.infonce_scores.op import InfoNCEScores, infonce_scores
 from bitlens.kernels.joint_critic_scores.op import joint_critic_scores
+from bitlens.kernels.pairwise_map_sums.op import PairwiseMapSums, pairwise_map_sums
 from bitlens.kernels.poisson_gaussian_bin_log_prob.op import poisson_gaussian_bin_log_prob
 from bitlens.kernels.poisson_gaussian_log_prob.op import poisson_gaussian_log_prob
 from bitlens.kernels.poisson_gaussian_log_prob_pairs.op import poisson_gaussian_log_prob_pairs
@@ -12,11 +13,13 @@ from bitlens.kernels.psf_convolve.op import fourier_filter, psf_convolve
 __all__ = [
     "BackendUnavailable",
     "InfoNCEScores",
+    "PairwiseMapSums",
     "ScoreRows",
     "available_backends",
     "fourier_filter",
     "infonce_scores",
     "joint_critic_scores",
+    "pairwise_map_sums",
     "poisson_gaussian_bin_log_prob",
     "poisson_gaussian_log_prob",
     "poisson_gaussian_log_prob_pairs",

@@ -389,3 +389,79 @@ def psf_convolve(
         threads=threads,
     )
     return output
+
+
+def pairwise_map_sums_forward(
+    backend: str, inputs: Sequence[Tensor | None], kind: int, limit: float, batch: torch.Size, threads: int
+) -> tuple[Tensor, ...]:
+    """Positives and row sums; `inputs` are query, key, positive, scale and the two biases."""
+    query, key, small, sizes = _pairwise_operands(inputs, batch)
+    outputs = tuple(query.new_empty((*batch, sizes[0])) for _ in range(2))
+    workspace = _pairwise_workspace(backend, query, batch, sizes, (False, False, False))
+    _run(
+        "pairwise_map_sums_forward",
+        backend,
+        query,
+        query.shape[:-2],
+        sizes,
+        [query.stride(), key.stride()],
+        [address(tensor) for tensor in (query, key, *small)],
+        kind,
+        limit,
+        [tensor.data_ptr() for tensor in outputs],
+        workspace.data_ptr(),
+        threads=threads,
+    )
+    return outputs
+
+
+def pairwise_map_sums_backward(
+    backend: str,
+    inputs: Sequence[Tensor | None],
+    kind: int,
+    limit: float,
+    grads: Sequence[Tensor | None],
+    wanted: Sequence[bool],
+    batch: torch.Size,
+    threads: int,
+) -> list[Tensor | None]:
+    """Gradients in query, key, scale and the two biases, at the broadcast batch shape; None where not wanted."""
+    query, key, small, sizes = _pairwise_operands(inputs, batch)
+    n, m, d = sizes
+    shapes = ((n, d), (m, d), (), (n,), (m,))
+    outputs = [query.new_empty((*batch, *shape)) if want else None for shape, want in zip(shapes, wanted, strict=True)]
+    kept = [_flat(tensor, batch, 1) for tensor in grads]
+    workspace = _pairwise_workspace(backend, query, batch, sizes, (True, wanted[0], wanted[1]))
+    _run(
+        "pairwise_map_sums_backward",
+        backend,
+        query,
+        query.shape[:-2],
+        sizes,
+        [query.stride(), key.stride()],
+        [address(tensor) for tensor in (query, key, *small)],
+        kind,
+        limit,
+        [address(tensor) for tensor in kept],
+        [address(tensor) for tensor in outputs],
+        workspace.data_ptr(),
+        threads=threads,
+    )
+    return outputs
+
+
+def _pairwise_operands(
+    inputs: Sequence[Tensor | None], batch: torch.Size
+) -> tuple[Tensor, Tensor, list[Tensor | None], tuple[int, int, int]]:
+    """Query and key with batch axes, the small operands, and the sizes n, m, d."""
+    query, key = _matrix(inputs[0], batch), _matrix(inputs[1], batch)
+    small = [_flat(tensor, batch, rank) for tensor, rank in zip(inputs[2:], (1, 0, 1, 1), strict=True)]
+    return query, key, small, (query.shape[-2], key.shape[-2], query.shape[-1])
+
+
+def _pairwise_workspace(
+    backend: str, query: Tensor, batch: torch.Size, sizes: tuple[int, int, int], kind: tuple[bool, bool, bool]
+) -> Tensor:
+    """Work space of a pass; `kind` says whether it is backward, and with gradients in queries and keys."""
+    size = module(backend).pairwise_map_sums_workspace_bytes(batch.numel(), sizes, query.element_size(), *kind)
+    return torch.empty(size, dtype=torch.uint8, device=query.device)
