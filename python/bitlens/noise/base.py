@@ -72,7 +72,8 @@ def set_parameter(module: nn.Module, name: str, value: object, *, positive: bool
 
 def operand(parameter: Tensor, like: Tensor) -> Tensor:
     """A parameter for a kernel on images of this dtype and device: maps are cast, one number keeps its precision."""
-    return parameter.to(like) if parameter.ndim else parameter.to(like.device)
+    dtype = like.dtype if parameter.ndim else torch.promote_types(parameter.dtype, like.dtype)
+    return parameter.to(like.device, dtype)
 
 
 def check_mean(mean: Tensor) -> None:
