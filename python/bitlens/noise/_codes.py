@@ -34,6 +34,12 @@ _CODES_IN_BLOCKS, _BLOCKS_PER_SCALE = 100.0, 100.0
 _ENTROPY_ERROR, _MOMENT_ERROR = 1e-5, 1e-5  # of a midpoint before it becomes a node, which divides the error by 16
 _MOST_POINTS = 4_000_000  # of one kernel call
 LARGEST_MEAN = 1e9  # of the kernel
+# Of the larger of a code and an electron: less read noise changes no probability unless a count falls that close to the
+# edge of a code, and the kernel's log p is right to some 1e-16 over its square (5e-3 at 1e-8, 1e-6 at 1e-6).
+LEAST_READ_STD = 1e-5
+# Without light a code that needs an electron has log p of about -(0.5 / read_std)^2 / 2, and d entropy / d mean is the
+# negative of that, the limit of -log mean. Cut off here, near the smallest number that double precision tells from 0.
+LEAST_DARK_LOG_P = -700.0
 # Read noise in ADU from which rounding is one more source of noise: codes ripple by exp(-2 pi^2 read_std^2) below.
 _SMOOTH = 0.75
 
@@ -63,6 +69,12 @@ class Setting(NamedTuple):
             reached = max((self.top + 1 - self.offset) / self.gain, 0.0)
             ends.append(reached + 12 * math.sqrt(reached + sigma**2) + 60)
         return min(ends)
+
+    @property
+    def summed(self) -> tuple[float, float, float, float]:
+        """gain, offset, read_std and full well of the sums, with as much read noise as they need for their digits."""
+        least = 0.0 if self.adc_bits is None else LEAST_READ_STD * max(1.0, self.gain)
+        return self.gain, self.offset, max(self.read_std, least), self.full_well_electrons
 
     @property
     def shoulder_mean(self) -> float:
@@ -151,7 +163,7 @@ def distribution(setting: Setting, y: Array) -> Iterator[Part]:
         np.full_like(y, v) for v in (setting.gain, setting.offset, setting.read_std, setting.full_well_electrons)
     )
     area = support(y, gain, offset, read_std, well, adc_bits=setting.adc_bits)
-    parameters = (setting.gain, setting.offset, setting.read_std, setting.full_well_electrons)
+    parameters = setting.summed
     for rows in rows_of_like_size(area.number):
         values, weight = area.points(rows, setting.top)
         measured = torch.from_numpy(values)
@@ -196,10 +208,25 @@ def exact(setting: Setting, y: Array) -> _Exact:
         value[2, part.rows] = (p * centred**2).sum(axis=1)
         for target, score in zip((slope, *by_parameter.swapaxes(0, 1)), part.slopes, strict=True):
             flow = p * np.where(p > 0, score, 0.0)
+            if target is slope:
+                dark = y[part.rows] == 0
+                flow[dark] = electron_for_none(setting, part.values[dark]) * part.weight[dark] - p[dark]
+                log_p[dark] = np.maximum(part.log_p[dark], LEAST_DARK_LOG_P)
             target[0, part.rows] = -(flow * log_p).sum(axis=1)
             target[1, part.rows] = (flow * centred).sum(axis=1)
             target[2, part.rows] = (flow * centred**2).sum(axis=1)
     return _Exact(value, slope, by_parameter)
+
+
+def electron_for_none(setting: Setting, values: Array) -> Array:
+    """p(value) of exactly one electron. Less p of none it is dp / d mean without light, which d log p overflows for."""
+    measured = torch.from_numpy(values)
+    below, above = bins(measured, setting.adc_bits)
+    gain, offset, read_std, well = setting.summed
+    parameters = (gain, offset + gain * min(1.0, well), read_std, well)
+    log_p = kernel.tabulate(measured, torch.zeros(1, dtype=torch.float64), parameters, below, above)[0]
+    p: Array = torch.exp(log_p).numpy()
+    return p
 
 
 class Table(NamedTuple):

@@ -26,6 +26,9 @@ class Parameters:
         self.gain, self.offset, self.read_std = (operand(value, mean) for value in (gain, offset, read_std))
         self.full_well = mean.new_tensor(math.inf) if full_well is None else operand(full_well, mean)
         self.adc_bits = adc_bits
+        if adc_bits is not None:
+            least = _codes.LEAST_READ_STD * self.gain.detach().clamp(min=1.0)
+            self.read_std = torch.maximum(self.read_std, least.to(self.read_std))
 
     @property
     def top(self) -> float:
@@ -55,6 +58,11 @@ def log_prob(measured: Tensor, mean: Tensor, sensor: Parameters) -> Tensor:
     }
     if sensor.adc_bits is None:
         return ops.poisson_gaussian_bin_log_prob(measured, mean, below=0.0, above=0.0, **keywords)
+    if sensor.adc_bits > 24 and measured.dtype != torch.float64:
+        raise ValueError(
+            f"measured: need float64 for codes of more than 24 bits, got {str(measured.dtype).removeprefix('torch.')}"
+            f" with adc_bits={sensor.adc_bits}"
+        )
     code = is_code(measured, sensor.adc_bits)
     measured = torch.where(code, measured, torch.where(torch.isnan(measured), measured, torch.zeros_like(measured)))
     below, above = _codes.bins(measured, sensor.adc_bits)
@@ -123,23 +131,22 @@ def _each_pixel(which: int, mean: Tensor, sensor: Parameters) -> Tensor:
         summed = torch.nonzero(~free)[:, 0]
         columns = (t[summed].cpu().numpy() for t in (y, gain, offset, read_std, well))
         area = _codes.support(*columns, adc_bits=sensor.adc_bits)
-    result = _unlimited(which, y, gain, offset, read_std, rounding)
+    # Where little light and read noise have no closed form, nor a derivative that zero could be multiplied with.
+    bright = torch.where(free, y, torch.ones_like(y))
+    result = _unlimited(which, bright, gain, offset, read_std, rounding)
     for rows in _codes.rows_of_like_size(area.number):
         place = summed[torch.from_numpy(rows).to(summed.device)]
         one = Parameters(y, (gain[place, None], offset[place, None], read_std[place, None], well[place, None]), None)
         one.adc_bits = sensor.adc_bits
         values, weight = (torch.from_numpy(v).to(y.device) for v in area.points(rows, sensor.top))
         below, above = _codes.bins(values, sensor.adc_bits)
-        log_p = ops.poisson_gaussian_bin_log_prob(
-            values,
-            y[place, None],
-            gain=one.gain,
-            offset=one.offset,
-            read_std=one.read_std,
-            below=below,
-            above=above,
-            full_well_electrons=one.full_well,
-        )
+        keywords = {"below": below, "above": above, "full_well_electrons": one.full_well, "read_std": one.read_std}
+        keywords["gain"] = one.gain
+        # Without light d log p / d mean overflows: the slope is added at the end.
+        light = y[place, None]
+        dark = light == 0
+        light = torch.where(dark, torch.zeros_like(light), light)
+        log_p = ops.poisson_gaussian_bin_log_prob(values, light, offset=one.offset, **keywords)
         p = torch.exp(log_p) * weight
         if which == ENTROPY:
             total = -(p * torch.where(p > 0, log_p, 0.0)).sum(dim=1)
@@ -147,5 +154,16 @@ def _each_pixel(which: int, mean: Tensor, sensor: Parameters) -> Tensor:
             total = (p * values).sum(dim=1) / p.sum(dim=1)
             if which == VARIANCE:
                 total = (p * (values - total.detach()[:, None]) ** 2).sum(dim=1)
+        if y.requires_grad and bool(dark.any()):
+            with torch.no_grad():
+                electron = one.gain * one.full_well.clamp(max=1.0)
+                lit = ops.poisson_gaussian_bin_log_prob(values, light, offset=one.offset + electron, **keywords)
+                flow = torch.exp(lit) * weight - p
+                if which == ENTROPY:
+                    slope = -(flow * log_p.clamp(min=_codes.LEAST_DARK_LOG_P)).sum(dim=1)
+                else:
+                    expected = (p * values).sum(dim=1) / p.sum(dim=1)
+                    slope = (flow * (values - expected[:, None]) ** (1 if which == EXPECTED else 2)).sum(dim=1)
+            total = total + torch.where(dark[:, 0], y[place] * slope, torch.zeros_like(total))
         result = result.index_put((place,), total)
     return result.reshape(shape)
