@@ -4,17 +4,20 @@ The peer is the symmetric loss as it is usually written: one matrix product and 
 interleaved runs; ratios are what to quote. The rate counts the four matrix products that a forward and a backward pass
 cannot do without, next to that of torch's own product.
 
-    python benchmarks/peers/infonce.py [--repeats 5] [--threads 2]
+    python benchmarks/peers/infonce.py [--repeats 5] [--threads 2] [--memory]
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import math
 import statistics
 import time
 from collections.abc import Callable
 
 import torch
+from peak_memory import extra_megabytes
 from torch import Tensor
 
 from bitlens import ops
@@ -66,11 +69,29 @@ def product_rate(n: int, d: int, repeats: int) -> float:
     return 2 * n * n * d / statistics.median(times) / 1e9
 
 
+def one_call(n: int, d: int) -> Callable[[], object]:
+    """A forward and backward pass whose memory is to be measured."""
+    query, key = (torch.nn.functional.normalize(torch.randn(n, d), dim=1) for _ in range(2))
+    timed(ours, query[:200], key[:200], True)
+    return functools.partial(timed, ours, query, key, True)
+
+
+def print_memory(threads: int) -> None:
+    """Peak memory of forward and backward beside the inputs, and its growth with n."""
+    sizes = (2048, 8192, 32768, 65536)
+    extra = [extra_megabytes(one_call, (n, 64), threads=threads) for n in sizes]
+    for n, megabytes in zip(sizes, extra, strict=True):
+        print(f"n {n:5d} d   64 forward+backward extra memory {megabytes:6.1f} MB")
+    slope = (math.log(extra[-1]) - math.log(extra[0])) / (math.log(sizes[-1]) - math.log(sizes[0]))
+    print(f"slope of log memory against log n {slope:.2f}  (bar 1.05; 150 MB at 65536)")
+
+
 def main() -> None:
     """Print one row a case."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--memory", action="store_true", help="measure memory up to n = 65536 too: a minute")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
@@ -89,6 +110,8 @@ def main() -> None:
         flops = (4 if backward else 1) * 2 * n * n * d
         rate = product_rate(n, d, arguments.repeats)
         print(f"{row}  {flops / own / 1e9:6.1f} GFLOP/s, {100 * flops / own / 1e9 / rate:4.0f} % of torch's product")
+    if arguments.memory:
+        print_memory(arguments.threads)
 
 
 if __name__ == "__main__":
