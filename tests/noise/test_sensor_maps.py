@@ -113,7 +113,7 @@ def test_estimate_of_a_saturated_image_is_none() -> None:
     assert abs(conditional_entropy(noise, torch.full((2, 3), 63.0)).nats_per_pixel) < 0.02
 
 
-@pytest.mark.parametrize("read_std", [0.12, 0.25])
+@pytest.mark.parametrize("read_std", [0.06, 0.25])
 def test_estimate_where_single_electrons_stand_out(read_std: float) -> None:
     """sum over z of p(z | y) g(z) is h(y) within 0.03 nats for a well of 25 electrons without an ADC."""
     noise = PoissonGaussianNoise(1.0, 5.0, read_std=read_std, full_well_electrons=25.0)
