@@ -12,7 +12,7 @@ from scipy.special import log_ndtr, xlogy
 from scipy.stats import poisson
 from torch import Tensor
 
-from bitlens.noise import PoissonGaussianNoise
+from bitlens.noise import PoissonGaussianNoise, conditional_entropy, conditional_entropy_per_sample
 
 Array = NDArray[np.float64]
 QUIET_MEANS = (0.0, 1e-9, 3e-7, 1e-4, 0.02, 0.7, 5.0, 14.6, 100.0, 240.0, 1e4)
@@ -105,3 +105,21 @@ def test_maps_at_the_shoulder_of_the_last_code() -> None:
 
 def test_maps_at_the_shoulder_of_the_full_well() -> None:
     assert sweep(1.0, 20.0, 1.5, 10, 400.0, torch.linspace(150.0, 520.0, 38, dtype=torch.float64)) < 2e-4
+
+
+def test_estimate_of_a_saturated_image_is_none() -> None:
+    """Always the last code: its mean lies far beyond, where the entropy is 0."""
+    noise = PoissonGaussianNoise(1.0, 5.0, read_std=1.2, adc_bits=6)
+    assert abs(conditional_entropy(noise, torch.full((2, 3), 63.0)).nats_per_pixel) < 0.02
+
+
+@pytest.mark.parametrize("read_std", [0.06, 0.25])
+def test_estimate_where_single_electrons_stand_out(read_std: float) -> None:
+    """sum over z of p(z | y) g(z) is h(y) within 0.03 nats for a well of 25 electrons without an ADC."""
+    noise = PoissonGaussianNoise(1.0, 5.0, read_std=read_std, full_well_electrons=25.0)
+    z = torch.arange(5 - 8 * read_std, 30 + 8 * read_std, read_std / 20, dtype=torch.float64)
+    g = conditional_entropy_per_sample(noise, z[:, None])
+    for y in (0.7, 3.0, 9.0, 18.0, 26.0):
+        log_p = noise.log_prob(z, double(y))
+        p = torch.exp(log_p) / torch.exp(log_p).sum()
+        assert float((p * g).sum()) == pytest.approx(float(-(p * log_p).sum()), abs=0.03)
