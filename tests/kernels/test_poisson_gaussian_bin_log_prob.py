@@ -326,3 +326,16 @@ def test_second_derivatives_say_where_they_are() -> None:
         )
         with pytest.raises(RuntimeError, match="reference backend"):
             torch.autograd.grad(slope, leaf)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_slope_without_light_of_a_quiet_sensor(backend: str) -> None:
+    """Codes are counts: d/dy log(exp(-y) y^k / k!) = k / y - 1, also at y = 0 for code 0."""
+    code = torch.tensor([0.0, 0.0, 1.0, 2.0], dtype=torch.float64)
+    mean = torch.tensor([0.0, 1e-3, 1e-3, 1e-3], dtype=torch.float64, requires_grad=True)
+    below = torch.tensor([math.inf, math.inf, 0.5, 0.5], dtype=torch.float64)
+    with running(backend):
+        value = ops.poisson_gaussian_bin_log_prob(code, mean, read_std=0.01, below=below)
+        (slope,) = torch.autograd.grad(value.sum(), mean)
+    counts = torch.tensor([0.0, 0.0, 1.0, 2.0], dtype=torch.float64)
+    torch.testing.assert_close(slope, torch.where(counts > 0, counts / 1e-3, 0.0) - 1.0, rtol=1e-9, atol=1e-12)

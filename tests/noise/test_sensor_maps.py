@@ -84,8 +84,11 @@ def test_slopes_without_light(read_std: float) -> None:
 
 def test_codes_beyond_single_precision() -> None:
     noise = PoissonGaussianNoise(1e4, 5e7, read_std=3e4, adc_bits=27)
-    with pytest.raises(ValueError, match=r"measured: need float64 for codes of more than 24 bits, got float32.*27"):
-        noise.log_prob(torch.tensor([50_000_001.0]), torch.tensor([3.0]))
+    words = r"mean: need float64 for codes of more than 24 bits, got float32.*27"
+    with pytest.raises(ValueError, match=words):
+        noise.log_prob(double([50_000_001.0]), torch.tensor([3.0]))
+    with pytest.raises(ValueError, match=words):
+        noise.sample(torch.tensor([3.0]))
     assert bool(torch.isfinite(noise.log_prob(double([50_000_001.0]), double([3.0]))).all())
 
 

@@ -335,14 +335,15 @@ BITLENS_FUNCTION Result<Value> evaluate(Value measured, Value mean, Value gain, 
                                        select(density, log_sum, minimum(log_sum, zero))), nan);
   if (Order == 0) return result;
 
-  // Without light one electron is the only other count that a little light would bring.
+  // Without light one electron is the only other count that a little light would bring. In logarithms: its bin may hold
+  // all where that of no electron holds nothing.
   const Mass<Value> one_electron = bin_mass<0>(bin, m0 - bin.slope * minimum(one, well));
-  const Value dark_slope =
-      exponential(minimum(0.5 * (first.n - one_electron.n) * (first.n + one_electron.n), broadcast(type, 708.0))) *
-          one_electron.mass / first.mass -
-      1.0;
+  const Value one_log = logarithm(maximum(one_electron.mass, broadcast(type, 1e-300))) -
+                        0.5 * one_electron.n * one_electron.n - (kLogRootTwoPi + select(density, logarithm(s), zero));
+  const Value dark_slope = select(complement, (part - exponential(minimum(one_log, zero))) / rest,
+                                  exponential(minimum(one_log - log_sum, broadcast(type, 708.0))) - 1.0);
   Value derivative[4];
-  derivative[0] = select(dark, dark_slope, by_mean);
+  derivative[0] = by_mean;
   derivative[1] = edge_charge * inverse_s;
   derivative[2] = edge * inverse_s;
   derivative[3] = -(moment * inverse_s);
@@ -351,6 +352,7 @@ BITLENS_FUNCTION Result<Value> evaluate(Value measured, Value mean, Value gain, 
     // The `moment` of a density is 1 - m^2 per unit of mass, which has the derivative of its 1 / read_std in it.
     result.first[i] = select(valid, derivative[i] * factor, nan);
   }
+  result.first[0] = select(valid & dark, dark_slope, result.first[0]);
   return result;
 }
 

@@ -84,6 +84,12 @@ class PoissonGaussianNoise(NoiseModel):
         """Whether `log_prob_pairs` does without one array element for each pair and pixel."""
         return not self.limited
 
+    def _check_precision(self, mean: Tensor) -> None:
+        if self.adc_bits is not None and self.adc_bits > 24 and mean.dtype != torch.float64:
+            raise ValueError(
+                f"mean: need float64 for codes of more than 24 bits, got float32 with adc_bits={self.adc_bits}"
+            )
+
     def _sensor(self, mean: Tensor) -> _pixel_codes.Parameters:
         values = (self.gain, self.offset, self.read_std, self.full_well_electrons)
         return _pixel_codes.Parameters(mean, values, self.adc_bits)
@@ -91,6 +97,7 @@ class PoissonGaussianNoise(NoiseModel):
     def sample(self, mean: Tensor | np.ndarray, generator: torch.Generator | None = None) -> Tensor:
         """ADU, whole codes with an ADC; no gradient passes through the photon counts."""
         mean = as_mean(mean)
+        self._check_precision(mean)
         counts = torch.poisson(mean.detach(), generator=generator)
         if self.full_well_electrons is not None:
             counts = torch.minimum(counts, self.full_well_electrons.to(mean))
@@ -105,6 +112,7 @@ class PoissonGaussianNoise(NoiseModel):
         for what is not a code. Counts at or above the full well are one.
         """
         mean = as_mean(mean)
+        self._check_precision(mean)
         measured = torch.as_tensor(measured).to(mean.dtype)
         if self.limited:
             return _pixel_codes.log_prob(measured, mean, self._sensor(mean))

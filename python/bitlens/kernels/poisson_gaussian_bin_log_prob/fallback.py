@@ -259,18 +259,21 @@ def _evaluate(
                 edge = kept * edge + scale * edge_k
                 charge = kept * charge + scale * edge_k * well
                 moment = kept * moment + scale * moment_k
-    log_sum -= _LOG_ROOT_TWO_PI
-    if density:
-        log_sum -= math.log(read_std)
-    factor = 1.0
+    norm = _LOG_ROOT_TWO_PI + (math.log(read_std) if density else 0.0)
+    log_sum -= norm
+    factor, part = 1.0, 0.0
     out[0] = log_sum if density else min(log_sum, 0.0)
     if complement:
         part = min(_exp(min(log_sum, 0.0)), 1.0 - 1e-15)
         out[0] = math.log1p(-part)
         factor = -part / (1.0 - part)
-    if dark:
+    if dark:  # one electron is the only other count that a little light would bring
         n, mass, _, _ = _bin_mass(m0 - slope * min(1.0, well), half, unit, side, is_open, narrow)
-        out[1] = factor * (_exp(0.5 * (n0 - n) * (n0 + n)) * mass / mass0 - 1.0)
+        one_log = math.log(max(mass, 1e-300)) - 0.5 * n * n - norm
+        if complement:
+            out[1] = (part - _exp(min(one_log, 0.0))) / (1.0 - part)
+        else:
+            out[1] = _exp(min(one_log - log_sum, 708.0)) - 1.0
     else:
         out[1] = factor * by_mean
     out[2] = factor * charge * inverse_s
