@@ -294,7 +294,7 @@ STUDIES: dict[str, tuple[Callable[[Path], Result], str]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("studies", nargs="*", choices=[*STUDIES, []], help="all by default")
+    parser.add_argument("studies", nargs="*", metavar="STUDY", choices=[*STUDIES, []], help="all by default")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the real data")
     parser.add_argument("--out", type=Path, default=Path("studies_out"), help="folder for figures and JSON")
     arguments = parser.parse_args()
