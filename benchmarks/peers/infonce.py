@@ -4,7 +4,7 @@ The peer is the symmetric loss as it is usually written: one matrix product and 
 interleaved runs; ratios are what to quote. The rate counts the four matrix products that a forward and a backward pass
 cannot do without, next to that of torch's own product.
 
-    python benchmarks/peers/infonce.py [--repeats 5] [--threads 2] [--memory]
+    python benchmarks/peers/infonce.py [--repeats 5] [--threads 2] [--memory] [--largest]
 """
 
 from __future__ import annotations
@@ -86,12 +86,20 @@ def print_memory(threads: int) -> None:
     print(f"slope of log memory against log n {slope:.2f}  (bar 1.05; 150 MB at 65536)")
 
 
+def print_largest(n: int = 262144, d: int = 64) -> None:
+    """One forward and backward pass whose score matrix would take 256 GiB."""
+    query, key = (torch.nn.functional.normalize(torch.randn(n, d), dim=1) for _ in range(2))
+    seconds = timed(ours, query, key, True)
+    print(f"n {n} d {d} forward+backward {seconds:.0f} s, {8 * n * n * d / seconds / 1e9:.0f} GFLOP/s")
+
+
 def main() -> None:
     """Print one row a case."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--memory", action="store_true", help="measure memory up to n = 65536 too: a minute")
+    parser.add_argument("--largest", action="store_true", help="one pass at n = 262144: minutes")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
@@ -112,6 +120,8 @@ def main() -> None:
         print(f"{row}  {flops / own / 1e9:6.1f} GFLOP/s, {100 * flops / own / 1e9 / rate:4.0f} % of torch's product")
     if arguments.memory:
         print_memory(arguments.threads)
+    if arguments.largest:
+        print_largest()
 
 
 if __name__ == "__main__":

@@ -154,6 +154,29 @@ def test_one_and_two_threads_give_the_same_bits(backend: str, name: str) -> None
     contract.check_threads_agree(CASES[name], backend)
 
 
+@pytest.mark.parametrize(("n", "m"), [(700, 700), (100, 3000), (3000, 100), (1900, 900)])
+def test_more_threads_than_cores_give_the_same_bits(n: int, m: int) -> None:
+    """Phases have no barrier between them: each tile waits for those before it in its rows and columns."""
+    query, key = (torch.randn(length, 5, generator=contract.generator(length)) for length in (n, m))
+    positive = torch.randint(m, (n,), generator=contract.generator(1))
+
+    def outputs_and_gradients() -> tuple[Tensor, ...]:
+        leaves = [tensor.clone().requires_grad_() for tensor in (query, key)]
+        outputs = ops.infonce_scores(*leaves, positive=positive)
+        return (*outputs, *torch.autograd.grad(sum(output.sin().sum() for output in outputs), leaves))
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        expected = outputs_and_gradients()
+        torch.set_num_threads(7)
+        for _ in range(15):
+            for got, one in zip(outputs_and_gradients(), expected, strict=True):
+                torch.testing.assert_close(got, one, rtol=0, atol=0)
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("backend", EVERY_BACKEND)
 @pytest.mark.parametrize("name", ["broadcast", "diagonal and extra negatives"])
 def test_compiles_without_graph_break(backend: str, name: str) -> None:

@@ -2,14 +2,11 @@
 //
 // Both passes run in stages over a chunk of batch items: stage 0 packs the inputs, stages 1 .. phases visit the tiles,
 // the last one writes the results. Within a stage the tasks are independent; plan.h says why sums keep one order.
-#include "kernel.h"
-#include "math.h"
-#include "plan.h"
-#include "tile.h"
+#include "slabs.h"
 
 #if defined(BITLENS_ENTRY_POINTS)
 #include "../../common/instruction_set.h"
-#include "../../common/parallel.h"
+#include "stages.h"
 #endif
 
 namespace bitlens {
@@ -17,7 +14,6 @@ namespace infonce_scores {
 namespace BITLENS_ISA {
 namespace {
 
-using namespace ::bitlens::BITLENS_ISA::infonce;
 using Pack = ::bitlens::BITLENS_ISA::Pack;
 using FloatPack = ::bitlens::BITLENS_ISA::FloatPack;
 using ::bitlens::BITLENS_ISA::any;
@@ -28,39 +24,11 @@ using ::bitlens::BITLENS_ISA::minimum;
 using ::bitlens::BITLENS_ISA::select;
 
 constexpr int kWidth = BITLENS_PACK_WIDTH;
-static_assert(kTile == kSlabStep, "a slab is made of whole tiles");
-
-struct Range {
-  std::int64_t begin, end;
-};
-
-BITLENS_FUNCTION Range slab_range(std::int64_t slab, std::int64_t per_slab, std::int64_t count) {
-  const std::int64_t begin = slab * per_slab < count ? slab * per_slab : count;
-  return {begin, begin + per_slab < count ? begin + per_slab : count};
-}
-
-template <class T>
-using PackOf = typename Lanes<T>::Pack;
-
-template <class T>
-BITLENS_FUNCTION PackOf<T> constant(T x) {
-  return x - PackOf<T>{};
-}
 
 // exp of a score less its reference.
 BITLENS_FUNCTION Pack exp_of_score(Pack x) { return exponential(x); }
 BITLENS_FUNCTION FloatPack exp_of_score(FloatPack x) { return ::bitlens::BITLENS_ISA::exponential_or_zero(x); }
 
-// Halves are added, and then their halves.
-template <class T>
-BITLENS_FUNCTION T sum_of_lanes(PackOf<T> pack) {
-  T lanes[Lanes<T>::width];
-  store(lanes, pack);
-  for (int half = Lanes<T>::width / 2; half > 0; half /= 2) {
-    for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
-  }
-  return lanes[0];
-}
 template <class T>
 BITLENS_FUNCTION T largest_of_lanes(PackOf<T> pack) {
   T lanes[Lanes<T>::width];
@@ -71,98 +39,11 @@ BITLENS_FUNCTION T largest_of_lanes(PackOf<T> pack) {
   return lanes[0];
 }
 
-template <class T>
-BITLENS_FUNCTION double value_or(const T* values, std::int64_t index, double otherwise) {
-  return values != nullptr ? static_cast<double>(values[index]) : otherwise;
-}
-
-// Column of a row's positive.
-template <class T>
-BITLENS_FUNCTION std::int64_t positive_of(const Inputs<T>& inputs, std::int64_t b, std::int64_t row) {
-  return inputs.positive != nullptr ? inputs.positive[b * inputs.sizes.queries + row] : row;
-}
-
 // Work arrays of one batch item, in double, padded to whole tiles. The first of each side hold the biases.
 enum RowArray { kQueryBias, kLargest, kSum, kPositive };
 enum ColumnArray { kKeyBias, kColumnLargest, kColumnSum };
 enum RowGradientArray { kRowTotal = 1, kNegativesTotal, kWeight, kGradRow, kGradPositive, kRowGradient, kRowDots };
 enum ColumnGradientArray { kColumnTotal = 1, kGradColumn, kColumnGradient };
-
-// ---- Stage 0 ----
-
-template <class T>
-void pack_rows(const Inputs<T>& inputs, const Plan& plan, const Item<T>& item, const T* source, std::int64_t b,
-               Range range) {
-  for (std::int64_t i = range.begin; i < range.end; ++i) {
-    T* target = item.queries + i * plan.features_padded;
-    const T* row = source + i * inputs.query_strides[0];
-    for (std::int64_t k = 0; k < inputs.sizes.features; ++k) target[k] = finite_or_nan(row[k * inputs.query_strides[1]]);
-    for (std::int64_t k = inputs.sizes.features; k < plan.features_padded; ++k) target[k] = T(0);
-    item.rows[i] = bias_or_nan(value_or(inputs.query_bias, b * inputs.sizes.queries + i, 0.0));
-  }
-  for (std::int64_t i = range.end; i < whole(range.end, kPadding); ++i) {
-    for (std::int64_t k = 0; k < plan.features_padded; ++k) item.queries[i * plan.features_padded + k] = T(0);
-  }
-}
-
-template <class T>
-void pack_columns(const Inputs<T>& inputs, const Plan& plan, const Item<T>& item, const T* source, std::int64_t b,
-                  Range range) {
-  constexpr std::int64_t width = panel_width<T>();
-  const std::int64_t features = inputs.sizes.features;
-  for (std::int64_t j = range.begin; j < range.end; ++j) {
-    T* const target = item.panels + j / width * width * features + j % width;
-    const T* const row = source + j * inputs.key_strides[0];
-    for (std::int64_t k = 0; k < features; ++k) target[k * width] = finite_or_nan(row[k * inputs.key_strides[1]]);
-    if (item.keys != nullptr) {
-      T* const kept = item.keys + j * plan.features_padded;
-      for (std::int64_t k = 0; k < features; ++k) kept[k] = target[k * width];
-      for (std::int64_t k = features; k < plan.features_padded; ++k) kept[k] = T(0);
-    }
-    item.columns[j] = bias_or_nan(value_or(inputs.key_bias, b * inputs.sizes.keys + j, 0.0));
-  }
-  for (std::int64_t j = range.end; j < whole(range.end, kPanelPadding); ++j) {
-    T* const target = item.panels + j / width * width * features + j % width;
-    for (std::int64_t k = 0; k < features; ++k) target[k * width] = T(0);
-  }
-  // A padded column is a masked one.
-  for (std::int64_t j = range.end; j < whole(range.end, kPadding); ++j) item.columns[j] = -INFINITY;
-}
-
-// Packs the slabs that this task stands for.
-template <class T>
-void pack(const Inputs<T>& inputs, const Plan& plan, const Item<T>& item, std::int64_t b, Range rows, Range columns) {
-  std::int64_t offsets[2];
-  operand_offsets(inputs.layout, b, offsets);
-  if (rows.begin < rows.end) pack_rows(inputs, plan, item, inputs.query + offsets[0], b, rows);
-  if (columns.begin < columns.end) pack_columns(inputs, plan, item, inputs.key + offsets[1], b, columns);
-}
-
-// Zeros in the columns of a tile that no product writes.
-template <class T>
-BITLENS_FUNCTION void clear_columns(T* scores, std::int64_t rows, std::int64_t columns) {
-  for (std::int64_t i = 0; i < rows; ++i) {
-    for (std::int64_t j = columns; j < kTile; ++j) scores[i * kTile + j] = T(0);
-  }
-}
-
-BITLENS_FUNCTION void fill(double* array, Range range, double value) {
-  for (std::int64_t i = range.begin; i < whole(range.end, kPadding); ++i) array[i] = value;
-}
-
-// Calls visit(row, rows, column, columns) for the tiles where row slab `slab` meets its column slab in this phase.
-template <class Visit>
-BITLENS_FUNCTION void for_each_tile(const Plan& plan, const Sizes& sizes, std::int64_t slab, std::int64_t phase,
-                                    const Visit& visit) {
-  const Range rows = slab_range(slab, plan.rows_per_slab, sizes.queries);
-  const Range columns = slab_range((slab + phase) % plan.phases, plan.columns_per_slab, sizes.keys);
-  for (std::int64_t column = columns.begin; column < columns.end; column += kTile) {
-    for (std::int64_t row = rows.begin; row < rows.end; row += kTile) {
-      visit(row, rows.end - row < kTile ? rows.end - row : kTile, column,
-            columns.end - column < kTile ? columns.end - column : kTile);
-    }
-  }
-}
 
 // ---- Forward ----
 
@@ -177,8 +58,8 @@ struct TileSums {
 // score of every row and column. Columns past the last become -inf.
 template <class T>
 BITLENS_FUNCTION void finish_scores(T* scores, const Inputs<T>& inputs, const Plan& plan, const Item<T>& item,
-                                    std::int64_t b, std::int64_t row, std::int64_t rows, std::int64_t column,
-                                    std::int64_t columns, TileSums<T>& sums) {
+                                    std::int64_t b, const Tile& tile, TileSums<T>& sums) {
+  const std::int64_t row = tile.row, rows = tile.rows, column = tile.column, columns = tile.columns;
   constexpr int width = Lanes<T>::width, packs = kTile / width;
   const T scale = finite_or_nan(inputs.scale[b]);
   double* const positives = item.rows + kPositive * plan.rows_padded + row;
@@ -288,15 +169,14 @@ BITLENS_FUNCTION void merge_sums(double* largest, double* sums, const T* part_la
 }
 
 template <class T>
-void forward_tile(const Forward<T>& arguments, const Plan& plan, const Item<T>& item, std::int64_t b, std::int64_t row,
-                  std::int64_t rows, std::int64_t column, std::int64_t columns) {
+void forward_tile(const Forward<T>& arguments, const Plan& plan, const Item<T>& item, std::int64_t b,
+                  const Tile& tile) {
   const Inputs<T>& inputs = arguments.inputs;
+  const std::int64_t row = tile.row, rows = tile.rows, column = tile.column, columns = tile.columns;
   alignas(64) T scores[kTile * kTile];
   TileSums<T> sums;
-  if (columns < kTile) clear_columns(scores, rows, columns);
-  tile_dots(scores, item.queries + row * plan.features_padded, plan.features_padded,
-            item.panels + column * inputs.sizes.features, inputs.sizes.features, rows, columns);
-  finish_scores(scores, inputs, plan, item, b, row, rows, column, columns, sums);
+  find_dots(scores, inputs, plan, item, tile);
+  finish_scores(scores, inputs, plan, item, b, tile, sums);
   sum_tile(scores, rows, columns, sums);
   merge_sums(item.rows + kLargest * plan.rows_padded + row, item.rows + kSum * plan.rows_padded + row, sums.row_largest,
              sums.row_reference, sums.row_sum, rows);
@@ -347,10 +227,8 @@ void forward_stage(const Forward<T>& arguments, const Stage& stage, std::int64_t
     const std::int64_t index = task / per_item, slab = task % per_item, b = stage.first_item + index;
     const Item<T> item = item_of<T>(plan, arguments.workspace, index);
     if (tiles) {
-      for_each_tile(plan, sizes, slab, stage.number - 1, [&](std::int64_t row, std::int64_t rows, std::int64_t column,
-                                                      std::int64_t columns) {
-        forward_tile(arguments, plan, item, b, row, rows, column, columns);
-      });
+      for_each_tile(plan, sizes, slab, stage.number - 1,
+                    [&](const Tile& tile) { forward_tile(arguments, plan, item, b, tile); });
       continue;
     }
     const Range rows = slab_range(slab, plan.rows_per_slab, sizes.queries);
@@ -395,13 +273,8 @@ void prepare_gradients(const Backward<T>& arguments, const Plan& plan, const Ite
     column_array(kColumnTotal)[j] = arguments.grad_column != nullptr ? arguments.column[in] : -INFINITY;
     column_array(kGradColumn)[j] = value_or(arguments.grad_column, in, 0.0);
   }
-  const auto clear = [&](T* sums, Range range) {
-    if (sums == nullptr || range.begin == range.end) return;
-    T* const last = sums + whole(range.end, kPadding) * plan.features_padded;
-    for (T* sum = sums + range.begin * plan.features_padded; sum < last; ++sum) *sum = T(0);
-  };
-  clear(item.query_sums, rows);
-  clear(item.key_sums, columns);
+  clear_sums(item.query_sums, plan, rows);
+  clear_sums(item.key_sums, plan, columns);
 }
 
 // What the scores of one tile pull on, in the precision of the scores.
@@ -414,8 +287,8 @@ struct TilePulls {
 };
 
 template <class T>
-BITLENS_FUNCTION void find_pulls(const Plan& plan, const Item<T>& item, std::int64_t row, std::int64_t rows,
-                                 std::int64_t column, std::int64_t columns, TilePulls<T>& pulls) {
+BITLENS_FUNCTION void find_pulls(const Plan& plan, const Item<T>& item, const Tile& tile, TilePulls<T>& pulls) {
+  const std::int64_t row = tile.row, rows = tile.rows, column = tile.column, columns = tile.columns;
   const auto row_array = [&](int which) { return item.rows + which * plan.rows_padded + row; };
   const auto column_array = [&](int which) { return item.columns + which * plan.columns_padded + column; };
   // No score exceeds the largest total. The lowest is the reference: shares of that order are the ones that round least,
@@ -464,15 +337,14 @@ BITLENS_FUNCTION PackOf<T> share_of(PackOf<T> score, PackOf<T> total) {
 // Sums: whether the gradients in the biases or the scale are wanted, which need the sums of the tile's rows and columns.
 template <bool Sums, class T>
 void backward_tile(const Backward<T>& arguments, const Plan& plan, const Item<T>& item, std::int64_t b,
-                   std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns) {
+                   const Tile& tile) {
+  const std::int64_t row = tile.row, rows = tile.rows, column = tile.column, columns = tile.columns;
   constexpr int width = Lanes<T>::width, packs = kTile / width;
   const Inputs<T>& inputs = arguments.inputs;
   alignas(64) T dots[kTile * kTile], gradient[kTile * kTile], line[kTile];
   TilePulls<T> pulls;
-  if (columns < kTile) clear_columns(dots, rows, columns);
-  tile_dots(dots, item.queries + row * plan.features_padded, plan.features_padded,
-            item.panels + column * inputs.sizes.features, inputs.sizes.features, rows, columns);
-  find_pulls(plan, item, row, rows, column, columns, pulls);
+  find_dots(dots, inputs, plan, item, tile);
+  find_pulls(plan, item, tile, pulls);
   const auto row_array = [&](int which) { return item.rows + which * plan.rows_padded + row; };
   const auto column_array = [&](int which) { return item.columns + which * plan.columns_padded + column; };
   const T scale = finite_or_nan(inputs.scale[b]);
@@ -527,9 +399,7 @@ void backward_tile(const Backward<T>& arguments, const Plan& plan, const Item<T>
       column_array(kColumnGradient)[positive] += value;
     }
   }
-  for (std::int64_t i = rows; i < whole(rows, kRegisterRows); ++i) {
-    for (std::int64_t j = 0; j < kTile; ++j) gradient[i * kTile + j] = T(0);
-  }
+  clear_rows(gradient, rows);
   if (Sums) {
     for (int p = 0; p < packs; ++p) {
       for (int lane = 0; lane < width; ++lane) {
@@ -538,17 +408,7 @@ void backward_tile(const Backward<T>& arguments, const Plan& plan, const Item<T>
       }
     }
   }
-
-  const std::int64_t step = plan.features_padded;
-  const std::int64_t features = whole(inputs.sizes.features * std::int64_t{sizeof(T)}, kAlignment) / std::int64_t{sizeof(T)};
-  if (item.query_sums != nullptr) {
-    add_product(item.query_sums + row * step, item.keys + column * step, step, rows, features, columns, gradient,
-                std::int64_t{kTile}, std::int64_t{1});
-  }
-  if (item.key_sums != nullptr) {
-    add_product(item.key_sums + column * step, item.queries + row * step, step, columns, features, rows, gradient,
-                std::int64_t{1}, std::int64_t{kTile});
-  }
+  add_to_sums(item, plan, inputs.sizes, tile, gradient);
 }
 
 template <class T>
@@ -556,17 +416,8 @@ void backward_finish(const Backward<T>& arguments, const Plan& plan, const Item<
                      Range columns, bool first) {
   const Sizes& sizes = arguments.inputs.sizes;
   const double scale = finite_or_nan(static_cast<double>(arguments.inputs.scale[b]));
-  const auto write = [&](T* target, const T* sums, std::int64_t count, Range range) {
-    if (target == nullptr) return;
-    for (std::int64_t i = range.begin; i < range.end; ++i) {
-      for (std::int64_t k = 0; k < sizes.features; ++k) {
-        target[(b * count + i) * sizes.features + k] =
-            static_cast<T>(scale * static_cast<double>(sums[i * plan.features_padded + k]));
-      }
-    }
-  };
-  write(arguments.query, item.query_sums, sizes.queries, rows);
-  write(arguments.key, item.key_sums, sizes.keys, columns);
+  write_sums(arguments.query + b * sizes.queries * sizes.features, item.query_sums, plan, sizes, scale, rows);
+  write_sums(arguments.key + b * sizes.keys * sizes.features, item.key_sums, plan, sizes, scale, columns);
   const double* const row_gradient = item.rows + kRowGradient * plan.rows_padded;
   const double* const row_dots = item.rows + kRowDots * plan.rows_padded;
   const double* const column_gradient = item.columns + kColumnGradient * plan.columns_padded;
@@ -596,14 +447,14 @@ void backward_stage(const Backward<T>& arguments, const Stage& stage, std::int64
   const std::int64_t per_item = tiles ? plan.row_slabs : plan.phases;
   for (std::int64_t task = begin; task < end; ++task) {
     const std::int64_t index = task / per_item, slab = task % per_item, b = stage.first_item + index;
-    const Item<T> item = item_of<T>(plan, arguments.workspace, index);
+    Item<T> item = item_of<T>(plan, arguments.workspace, index);
+    find_sums(item, arguments.query, arguments.key, sizes, b);
     if (tiles) {
-      for_each_tile(plan, sizes, slab, stage.number - 1, [&](std::int64_t row, std::int64_t rows, std::int64_t column,
-                                                      std::int64_t columns) {
+      for_each_tile(plan, sizes, slab, stage.number - 1, [&](const Tile& tile) {
         if (sums) {
-          backward_tile<true>(arguments, plan, item, b, row, rows, column, columns);
+          backward_tile<true>(arguments, plan, item, b, tile);
         } else {
-          backward_tile<false>(arguments, plan, item, b, row, rows, column, columns);
+          backward_tile<false>(arguments, plan, item, b, tile);
         }
       });
       continue;
@@ -646,31 +497,20 @@ namespace cpu {
 namespace {
 
 template <class Arguments, class Run>
-void run_stages(const Arguments& arguments, const baseline::Plan& plan, const Run& run, int threads) {
-  const std::int64_t batch = arguments.inputs.sizes.batch;
-  Stage stage{};
-  for (stage.first_item = 0; stage.first_item < batch; stage.first_item += plan.chunk) {
-    const std::int64_t items = std::min(plan.chunk, batch - stage.first_item);
-    for (stage.number = 0; stage.number <= plan.phases + 1; ++stage.number) {
-      const bool tiles = stage.number > 0 && stage.number <= plan.phases;
-      const std::int64_t tasks = items * (tiles ? plan.row_slabs : plan.phases);
-      // Many small items: a few hundred pieces are enough to share out.
-      const std::int64_t grain = tasks < 512 ? 1 : tasks / 256;
-      parallel_for(tasks, grain, threads,
-                   [&](std::int64_t begin, std::int64_t end) { run(arguments, stage, begin, end); });
-    }
-  }
+void run_pass(const Arguments& arguments, const baseline::Plan& plan, const Run& run, int threads) {
+  run_chunks(plan, arguments.inputs.sizes.batch, threads,
+             [&](const Stage& stage, std::int64_t begin, std::int64_t end) { run(arguments, stage, begin, end); });
 }
 
 template <class T, class Run>
 void run_forward(const Forward<T>& arguments, const Run& run, int threads) {
-  run_stages(arguments, baseline::make_plan(arguments.inputs.sizes, sizeof(T), false, false, false), run, threads);
+  run_pass(arguments, baseline::make_plan(arguments.inputs.sizes, sizeof(T), false, false, false), run, threads);
 }
 
 template <class T, class Run>
 void run_backward(const Backward<T>& arguments, const Run& run, int threads) {
   const bool query = arguments.query != nullptr, key = arguments.key != nullptr;
-  run_stages(arguments, baseline::make_plan(arguments.inputs.sizes, sizeof(T), true, query, key), run, threads);
+  run_pass(arguments, baseline::make_plan(arguments.inputs.sizes, sizeof(T), true, query, key), run, threads);
 }
 
 }  // namespace

@@ -32,7 +32,8 @@ struct Plan {
   std::int64_t panel_bytes;  // of which transposed keys
   std::int64_t chunk;        // batch items that share the work space at a time
   std::int64_t row_arrays, column_arrays;
-  bool keep_keys, sum_queries, sum_keys;
+  bool keep_keys;
+  bool sum_queries, sum_keys;  // gradients that are summed in the work space: those whose rows are not whole vectors
 };
 
 BITLENS_FUNCTION std::int64_t whole(std::int64_t count, std::int64_t step) { return (count + step - 1) / step * step; }
@@ -57,8 +58,9 @@ BITLENS_FUNCTION Plan make_plan(const Sizes& sizes, int value_bytes, bool backwa
   plan.row_arrays = backward ? 8 : 4;
   plan.column_arrays = backward ? 4 : 3;
   plan.keep_keys = backward && query;  // the gradient in the queries multiplies keys as they are, not transposed
-  plan.sum_queries = backward && query;
-  plan.sum_keys = backward && key;
+  const bool in_place = plan.features_padded == sizes.features;
+  plan.sum_queries = backward && query && !in_place;
+  plan.sum_keys = backward && key && !in_place;
   const std::int64_t query_bytes = plan.rows_padded * row_bytes, key_bytes = plan.columns_padded * row_bytes;
   plan.panel_bytes = whole(whole(sizes.keys, kPanelPadding) * sizes.features * value_bytes, kAlignment);
   plan.item_bytes = 8 * (plan.row_arrays * plan.rows_padded + plan.column_arrays * plan.columns_padded) +

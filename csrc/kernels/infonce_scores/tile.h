@@ -105,24 +105,33 @@ BITLENS_FUNCTION void add_product_panel(T* target, int64_t target_step, int64_t 
   for (int64_t i = 0; i < rows; i += kRegisterRows) {
     typename Lanes<T>::Vector sums[kRegisterRows][Vectors];
     multiply<Vectors>(sums, depth, a + i * a_row, a_row, a_step, b, b_step);
-    for (int r = 0; r < kRegisterRows; ++r) {
+    const auto add_row = [&](int r) {
       for (int v = 0; v < Vectors; ++v) {
         *(typename Lanes<T>::Vector*)(target + (i + r) * target_step + v * Lanes<T>::width) += sums[r][v];
+      }
+    };
+    // Two loops with constant bounds: an index that varies would move the sums out of the registers.
+    if (i + kRegisterRows <= rows) {
+      for (int r = 0; r < kRegisterRows; ++r) add_row(r);
+    } else {
+      for (int r = 0; r < kRegisterRows; ++r) {
+        if (i + r < rows) add_row(r);
       }
     }
   }
 }
 
-// target[i][c] += sum over k of a[i a_row + k a_step] b[k][c]; c < columns, whole vectors; rows are rounded up.
+// target[i][c] += sum over k of a[i a_row + k a_step] b[k][c] for i < rows and c < columns, whole vectors. `a` is read
+// up to whole register blocks.
 template <class T>
-BITLENS_FUNCTION void add_product(T* target, const T* b, int64_t step, int64_t rows, int64_t columns, int64_t depth,
-                                  const T* a, int64_t a_row, int64_t a_step) {
+BITLENS_FUNCTION void add_product(T* target, int64_t target_step, const T* b, int64_t b_step, int64_t rows,
+                                  int64_t columns, int64_t depth, const T* a, int64_t a_row, int64_t a_step) {
   constexpr int64_t width = Lanes<T>::width;
   int64_t c = 0;
   for (; c + 2 * width <= columns; c += 2 * width) {
-    add_product_panel<2>(target + c, step, rows, depth, a, a_row, a_step, b + c, step);
+    add_product_panel<2>(target + c, target_step, rows, depth, a, a_row, a_step, b + c, b_step);
   }
-  if (c < columns) add_product_panel<1>(target + c, step, rows, depth, a, a_row, a_step, b + c, step);
+  if (c < columns) add_product_panel<1>(target + c, target_step, rows, depth, a, a_row, a_step, b + c, b_step);
 }
 
 }  // namespace infonce

@@ -2,6 +2,7 @@
 //
 // Both passes run in stages, one batch item after the other: stage 0 packs the inputs, stages 1 .. phases visit the
 // tiles, the last one writes the results. Within a stage the tasks are independent.
+#include "../infonce_scores/slabs.h"
 #include "kernel.h"
 #include "pairs.h"
 #include "plan.h"
@@ -9,7 +10,7 @@
 
 #if defined(BITLENS_ENTRY_POINTS)
 #include "../../common/instruction_set.h"
-#include "../../common/parallel.h"
+#include "../infonce_scores/stages.h"
 #endif
 
 namespace bitlens {
@@ -26,21 +27,11 @@ using infonce::log_sum;
 using infonce::merge;
 using infonce::row_weight;
 
-static_assert(kTile == kSlabStep, "a slab is made of whole tiles");
-
-struct Range {
-  std::int64_t begin, end;
-};
-
-BITLENS_FUNCTION Range slab_range(std::int64_t slab, std::int64_t per_slab, std::int64_t count) {
-  const std::int64_t begin = slab * per_slab < count ? slab * per_slab : count;
-  return {begin, begin + per_slab < count ? begin + per_slab : count};
-}
-
-template <class T>
-BITLENS_FUNCTION double value_or(const T* values, std::int64_t index, double otherwise) {
-  return values != nullptr ? static_cast<double>(values[index]) : otherwise;
-}
+using infonce_scores::BITLENS_ISA::for_each_tile;
+using infonce_scores::BITLENS_ISA::Range;
+using infonce_scores::BITLENS_ISA::slab_range;
+using infonce_scores::BITLENS_ISA::Tile;
+using infonce_scores::BITLENS_ISA::value_or;
 
 // Column of a row's positive.
 template <class T>
@@ -116,20 +107,6 @@ void pack(const Inputs<T>& inputs, const Plan& plan, const Item<T>& item, std::i
   if (slab == 0) pack_weights(inputs, plan, item, b);
 }
 
-// Calls visit(row, rows, column, columns) for the tiles where row slab `slab` meets its column slab in this phase.
-template <class Visit>
-BITLENS_FUNCTION void for_each_tile(const Plan& plan, const Sizes& sizes, std::int64_t slab, std::int64_t phase,
-                                    const Visit& visit) {
-  const Range rows = slab_range(slab, plan.rows_per_slab, sizes.queries);
-  const Range columns = slab_range((slab + phase) % plan.phases, plan.columns_per_slab, sizes.keys);
-  for (std::int64_t column = columns.begin; column < columns.end; column += kTile) {
-    for (std::int64_t row = rows.begin; row < rows.end; row += kTile) {
-      visit(row, rows.end - row < kTile ? rows.end - row : kTile, column,
-            columns.end - column < kTile ? columns.end - column : kTile);
-    }
-  }
-}
-
 // All scores of a tile; `part` is of the same shape.
 template <class T>
 BITLENS_FUNCTION void tile_scores(double* scores, T* part, const Sizes& sizes, const Plan& plan, const Item<T>& item,
@@ -152,7 +129,8 @@ BITLENS_FUNCTION void tile_scores(double* scores, T* part, const Sizes& sizes, c
 
 template <class T>
 void forward_tile(const Inputs<T>& inputs, const Plan& plan, const Item<T>& item, const Scratch<T>& scratch,
-                  std::int64_t b, std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns) {
+                  std::int64_t b, const Tile& tile) {
+  const std::int64_t row = tile.row, rows = tile.rows, column = tile.column, columns = tile.columns;
   alignas(64) double scores[kTile * kTile];
   alignas(64) T part[kTile * kTile];
   TileSums sums;
@@ -217,8 +195,8 @@ void forward_stage(const Forward<T>& arguments, const Stage& stage, std::int64_t
     } else if (stage.number > 0) {
       const Scratch<T> scratch = scratch_of<T>(plan, sizes, arguments.workspace, slab);
       for_each_tile(plan, sizes, slab, stage.number - 1,
-                    [&](std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns) {
-                      forward_tile(inputs, plan, item, scratch, stage.item, row, rows, column, columns);
+                    [&](const Tile& tile) {
+                      forward_tile(inputs, plan, item, scratch, stage.item, tile);
                     });
     } else {
       pack(inputs, plan, item, stage.item, slab);
@@ -290,8 +268,8 @@ void prepare_gradients(const Backward<T>& arguments, const Plan& plan, const Ite
 }
 
 template <class T>
-BITLENS_FUNCTION Pull pull_of(const Plan& plan, const Item<T>& item, std::int64_t row, std::int64_t rows,
-                              std::int64_t column, std::int64_t columns) {
+BITLENS_FUNCTION Pull pull_of(const Plan& plan, const Item<T>& item, const Tile& tile) {
+  const std::int64_t row = tile.row, rows = tile.rows, column = tile.column, columns = tile.columns;
   const auto row_array = [&](int which) { return item.rows + which * plan.rows_padded + row; };
   const auto column_array = [&](int which) { return item.columns + which * plan.columns_padded + column; };
   Pull pull;
@@ -307,11 +285,11 @@ BITLENS_FUNCTION Pull pull_of(const Plan& plan, const Item<T>& item, std::int64_
 }
 
 template <class T>
-void backward_tile_one_layer(const Inputs<T>& inputs, const Plan& plan, const Item<T>& item, std::int64_t b,
-                             std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns) {
+void backward_tile_one_layer(const Inputs<T>& inputs, const Plan& plan, const Item<T>& item, std::int64_t b, const Tile& tile) {
+  const std::int64_t row = tile.row, rows = tile.rows, column = tile.column, columns = tile.columns;
   alignas(64) double scores[kTile * kTile];
   alignas(64) T gradient[kTile * kTile];
-  const Pull pull = pull_of(plan, item, row, rows, column, columns);
+  const Pull pull = pull_of(plan, item, tile);
   tile_scores(scores, gradient, inputs.sizes, plan, item, Scratch<T>{}, row, rows, column, columns);
   for (std::int64_t i = 0; i < rows; ++i) {
     gradient_line(gradient + i * kTile, scores + i * kTile, pull, i, positive_of(inputs, b, row + i) - column, columns);
@@ -325,14 +303,14 @@ void backward_tile_one_layer(const Inputs<T>& inputs, const Plan& plan, const It
 
 template <class T>
 void backward_tile_two_layers(const Inputs<T>& inputs, const Plan& plan, const Item<T>& item, const Scratch<T>& scratch,
-                              std::int64_t b, std::int64_t row, std::int64_t rows, std::int64_t column,
-                              std::int64_t columns) {
+                              std::int64_t b, const Tile& tile) {
+  const std::int64_t row = tile.row, rows = tile.rows, column = tile.column, columns = tile.columns;
   using Vector = typename Lanes<T>::Vector;
   const std::int64_t step = plan.step, hidden = inputs.sizes.hidden, units = inputs.sizes.second;
   const std::int64_t hidden_padded = whole(hidden, Lanes<T>::width);
   alignas(64) double scores[kTile];
   alignas(64) T line[kTile];
-  const Pull pull = pull_of(plan, item, row, rows, column, columns);
+  const Pull pull = pull_of(plan, item, tile);
   fill(scratch.weight_part, plan.second_padded * step, T(0));
   fill(scratch.key_part, kTile * step, T(0));
   for (std::int64_t i = 0; i < rows; ++i) {
@@ -350,7 +328,7 @@ void backward_tile_two_layers(const Inputs<T>& inputs, const Plan& plan, const I
       }
     }
     if (scratch.weight_part != nullptr) {
-      add_product(scratch.weight_part, scratch.activations_by_key, step, units, hidden_padded, columns, scratch.second,
+      add_product(scratch.weight_part, step, scratch.activations_by_key, step, units, hidden_padded, columns, scratch.second,
                   std::int64_t{kTile}, std::int64_t{1});
     }
     if (item.query_sums != nullptr || item.key_sums != nullptr) {
@@ -444,13 +422,13 @@ void backward_stage(const Backward<T>& arguments, const Stage& stage, std::int64
     } else if (plan.two_layers) {
       const Scratch<T> scratch = scratch_of<T>(plan, sizes, arguments.workspace, slab);
       for_each_tile(plan, sizes, slab, stage.number - 1,
-                    [&](std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns) {
-                      backward_tile_two_layers(inputs, plan, item, scratch, stage.item, row, rows, column, columns);
+                    [&](const Tile& tile) {
+                      backward_tile_two_layers(inputs, plan, item, scratch, stage.item, tile);
                     });
     } else {
       for_each_tile(plan, sizes, slab, stage.number - 1,
-                    [&](std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns) {
-                      backward_tile_one_layer(inputs, plan, item, stage.item, row, rows, column, columns);
+                    [&](const Tile& tile) {
+                      backward_tile_one_layer(inputs, plan, item, stage.item, tile);
                     });
     }
   }
@@ -483,26 +461,24 @@ namespace cpu {
 namespace {
 
 template <class Arguments, class Run>
-void run_stages(const Arguments& arguments, const baseline::Plan& plan, const Run& run, int threads) {
-  Stage stage{};
-  for (stage.item = 0; stage.item < arguments.inputs.sizes.batch; ++stage.item) {
-    for (stage.number = 0; stage.number <= plan.phases + 1; ++stage.number) {
-      const bool tiles = stage.number > 0 && stage.number <= plan.phases;
-      parallel_for(tiles ? plan.row_slabs : plan.phases, 1, threads,
-                   [&](std::int64_t begin, std::int64_t end) { run(arguments, stage, begin, end); });
-    }
+void run_pass(const Arguments& arguments, const baseline::Plan& plan, const Run& run, int threads) {
+  for (std::int64_t item = 0; item < arguments.inputs.sizes.batch; ++item) {
+    infonce_scores::run_stages({1, plan.row_slabs, plan.column_slabs, plan.phases}, threads,
+                               [&](std::int64_t stage, std::int64_t begin, std::int64_t end) {
+                                 run(arguments, Stage{item, stage}, begin, end);
+                               });
   }
 }
 
 template <class T, class Run>
 void run_forward(const Forward<T>& arguments, const Run& run, int threads) {
-  run_stages(arguments, baseline::make_plan(arguments.inputs.sizes, sizeof(T), false, Wanted{}), run, threads);
+  run_pass(arguments, baseline::make_plan(arguments.inputs.sizes, sizeof(T), false, Wanted{}), run, threads);
 }
 
 template <class T, class Run>
 void run_backward(const Backward<T>& arguments, const Run& run, int threads) {
   const Wanted wanted = baseline::wanted_of(arguments);
-  run_stages(arguments, baseline::make_plan(arguments.inputs.sizes, sizeof(T), true, wanted), run, threads);
+  run_pass(arguments, baseline::make_plan(arguments.inputs.sizes, sizeof(T), true, wanted), run, threads);
 }
 
 }  // namespace

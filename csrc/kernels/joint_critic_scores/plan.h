@@ -24,7 +24,7 @@ struct Plan {
   std::int64_t step;                         // row stride of all packed [..., h] arrays
   std::int64_t second_padded;                // rows of the packed second layer
   std::int64_t rows_per_slab, columns_per_slab;
-  std::int64_t row_slabs, phases;
+  std::int64_t row_slabs, column_slabs, phases;
   std::int64_t row_arrays, column_arrays;
   bool backward, two_layers, keep_keys, sum_queries, sum_keys, sum_weight;
 };
@@ -46,8 +46,8 @@ BITLENS_FUNCTION Plan make_plan(const Sizes& sizes, int value_bytes, bool backwa
   plan.rows_per_slab = per_slab(sizes.queries);
   plan.columns_per_slab = per_slab(sizes.keys);
   plan.row_slabs = (sizes.queries + plan.rows_per_slab - 1) / plan.rows_per_slab;
-  const std::int64_t column_slabs = (sizes.keys + plan.columns_per_slab - 1) / plan.columns_per_slab;
-  plan.phases = plan.row_slabs > column_slabs ? plan.row_slabs : column_slabs;
+  plan.column_slabs = (sizes.keys + plan.columns_per_slab - 1) / plan.columns_per_slab;
+  plan.phases = plan.row_slabs > plan.column_slabs ? plan.row_slabs : plan.column_slabs;
   plan.backward = backward;
   plan.two_layers = sizes.second > 0;
   plan.row_arrays = backward ? 5 : 3;

@@ -1,15 +1,13 @@
 // Compiled once per instruction set (BITLENS_ISA); the baseline copy also holds the entry points.
 //
-// Slabs, phases, stages and the products of a tile are those of infonce_scores: see its plan.h and tile.h.
-#include "../infonce_scores/math.h"
-#include "../infonce_scores/plan.h"
-#include "../infonce_scores/tile.h"
+// Slabs, phases, stages and the products of a tile are those of infonce_scores: see its plan.h and slabs.h.
+#include "../infonce_scores/slabs.h"
 #include "kernel.h"
 #include "math.h"
 
 #if defined(BITLENS_ENTRY_POINTS)
 #include "../../common/instruction_set.h"
-#include "../../common/parallel.h"
+#include "../infonce_scores/stages.h"
 #endif
 
 namespace bitlens {
@@ -17,19 +15,7 @@ namespace pairwise_map_sums {
 namespace BITLENS_ISA {
 namespace {
 
-using namespace ::bitlens::BITLENS_ISA::infonce;
 using namespace ::bitlens::infonce_scores::BITLENS_ISA;
-
-static_assert(kTile == kSlabStep, "a slab is made of whole tiles");
-
-struct Range {
-  std::int64_t begin, end;
-};
-
-BITLENS_FUNCTION Range slab_range(std::int64_t slab, std::int64_t per_slab, std::int64_t count) {
-  const std::int64_t begin = slab * per_slab < count ? slab * per_slab : count;
-  return {begin, begin + per_slab < count ? begin + per_slab : count};
-}
 
 // Work arrays of one batch item, in double, padded to whole tiles. The first of each side hold the biases.
 enum RowArray { kQueryBias, kSum, kPositive, kForwardRows };
@@ -49,115 +35,11 @@ BITLENS_FUNCTION Plan plan_of(const Sizes& sizes, int value_bytes, bool backward
   return plan;
 }
 
-template <class T>
-using PackOf = typename Lanes<T>::Pack;
-
-template <class T>
-BITLENS_FUNCTION PackOf<T> constant(T x) {
-  return x - PackOf<T>{};
-}
-
-// Halves are added, and then their halves.
-template <class T>
-BITLENS_FUNCTION T sum_of_lanes(PackOf<T> pack) {
-  T lanes[Lanes<T>::width];
-  store(lanes, pack);
-  for (int half = Lanes<T>::width / 2; half > 0; half /= 2) {
-    for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
-  }
-  return lanes[0];
-}
-
-template <class T>
-BITLENS_FUNCTION double value_or(const T* values, std::int64_t index, double otherwise) {
-  return values != nullptr ? static_cast<double>(values[index]) : otherwise;
-}
-
-template <class T>
-BITLENS_FUNCTION std::int64_t positive_of(const Inputs<T>& inputs, std::int64_t b, std::int64_t row) {
-  return inputs.positive != nullptr ? inputs.positive[b * inputs.sizes.queries + row] : row;
-}
-
-BITLENS_FUNCTION void fill(double* array, Range range, double value) {
-  for (std::int64_t i = range.begin; i < whole(range.end, kPadding); ++i) array[i] = value;
-}
-
-// ---- Stage 0 ----
-
-template <class T>
-void pack_rows(const Inputs<T>& inputs, const Plan& plan, const Item<T>& item, const T* source, std::int64_t b,
-               Range range) {
-  const std::int64_t features = inputs.sizes.features;
-  for (std::int64_t i = range.begin; i < whole(range.end, kPadding); ++i) {
-    T* const target = item.queries + i * plan.features_padded;
-    const bool inside = i < range.end;
-    const T* const row = source + i * inputs.query_strides[0];
-    for (std::int64_t k = 0; k < plan.features_padded; ++k) {
-      target[k] = inside && k < features ? finite_or_nan(row[k * inputs.query_strides[1]]) : T(0);
-    }
-    if (inside) item.rows[i] = bias_or_nan(value_or(inputs.query_bias, b * inputs.sizes.queries + i, 0.0));
-  }
-}
-
-template <class T>
-void pack_columns(const Inputs<T>& inputs, const Plan& plan, const Item<T>& item, const T* source, std::int64_t b,
-                  Range range) {
-  constexpr std::int64_t width = panel_width<T>();
-  const std::int64_t features = inputs.sizes.features;
-  for (std::int64_t j = range.begin; j < whole(range.end, kPanelPadding); ++j) {
-    T* const target = item.panels + j / width * width * features + j % width;
-    const bool inside = j < range.end;
-    const T* const row = source + j * inputs.key_strides[0];
-    for (std::int64_t k = 0; k < features; ++k) {
-      target[k * width] = inside ? finite_or_nan(row[k * inputs.key_strides[1]]) : T(0);
-    }
-    if (!inside) continue;
-    if (item.keys != nullptr) {
-      T* const kept = item.keys + j * plan.features_padded;
-      for (std::int64_t k = 0; k < features; ++k) kept[k] = target[k * width];
-      for (std::int64_t k = features; k < plan.features_padded; ++k) kept[k] = T(0);
-    }
-    item.columns[j] = bias_or_nan(value_or(inputs.key_bias, b * inputs.sizes.keys + j, 0.0));
-  }
-}
-
-template <class T>
-void pack(const Inputs<T>& inputs, const Plan& plan, const Item<T>& item, std::int64_t b, Range rows, Range columns) {
-  std::int64_t offsets[2];
-  operand_offsets(inputs.layout, b, offsets);
-  if (rows.begin < rows.end) pack_rows(inputs, plan, item, inputs.query + offsets[0], b, rows);
-  if (columns.begin < columns.end) pack_columns(inputs, plan, item, inputs.key + offsets[1], b, columns);
-}
-
 // ---- Tiles ----
 
-struct Tile {
-  std::int64_t row, rows, column, columns;
-};
-
-// Calls visit(tile) for the tiles where row slab `slab` meets its column slab in this phase.
-template <class Visit>
-BITLENS_FUNCTION void for_each_tile(const Plan& plan, const Sizes& sizes, std::int64_t slab, std::int64_t phase,
-                                    const Visit& visit) {
-  const Range rows = slab_range(slab, plan.rows_per_slab, sizes.queries);
-  const Range columns = slab_range((slab + phase) % plan.phases, plan.columns_per_slab, sizes.keys);
-  for (std::int64_t column = columns.begin; column < columns.end; column += kTile) {
-    for (std::int64_t row = rows.begin; row < rows.end; row += kTile) {
-      visit(Tile{row, rows.end - row < kTile ? rows.end - row : kTile, column,
-                 columns.end - column < kTile ? columns.end - column : kTile});
-    }
-  }
-}
-
-// Dot products of a tile, zero in the columns that no product writes, and the biases of its keys, -inf past the last.
+// Biases of a tile's keys, -inf past the last.
 template <class T>
-BITLENS_FUNCTION void find_dots(const Inputs<T>& inputs, const Plan& plan, const Item<T>& item, const Tile& tile,
-                                T* dots, T* key_bias) {
-  for (std::int64_t i = 0; i < tile.rows; ++i) {
-    for (std::int64_t j = tile.columns; j < kTile; ++j) dots[i * kTile + j] = T(0);
-  }
-  tile_dots(dots, item.queries + tile.row * plan.features_padded, plan.features_padded,
-            item.panels + tile.column * inputs.sizes.features, inputs.sizes.features, tile.rows, tile.columns);
+BITLENS_FUNCTION void find_key_bias(T* key_bias, const Item<T>& item, const Tile& tile) {
   for (std::int64_t j = 0; j < kTile; ++j) {
     key_bias[j] = j < tile.columns ? static_cast<T>(item.columns[tile.column + j]) : T(-INFINITY);
   }
@@ -186,7 +68,8 @@ void forward_tile(const Forward<T>& arguments, const Plan& plan, const Item<T>& 
                   const Tile& tile) {
   const Inputs<T>& inputs = arguments.inputs;
   alignas(64) T dots[kTile * kTile], key_bias[kTile];
-  find_dots(inputs, plan, item, tile, dots, key_bias);
+  find_dots(dots, inputs, plan, item, tile);
+  find_key_bias(key_bias, item, tile);
   const T scale = finite_or_nan(inputs.scale[b]), limit = static_cast<T>(arguments.map.limit);
   double* const sums = item.rows + kSum * plan.rows_padded + tile.row;
   for (std::int64_t i = 0; i < tile.rows; ++i) {
@@ -209,7 +92,8 @@ void backward_tile(const Backward<T>& arguments, const Plan& plan, const Item<T>
   constexpr int width = Lanes<T>::width, packs = kTile / width;
   const Inputs<T>& inputs = arguments.inputs;
   alignas(64) T dots[kTile * kTile], gradient[kTile * kTile], key_bias[kTile], line[kTile];
-  find_dots(inputs, plan, item, tile, dots, key_bias);
+  find_dots(dots, inputs, plan, item, tile);
+  find_key_bias(key_bias, item, tile);
   const auto row_array = [&](int which) { return item.rows + which * plan.rows_padded + tile.row; };
   double* const column_gradient = item.columns + kColumnGradient * plan.columns_padded + tile.column;
   const T scale = finite_or_nan(inputs.scale[b]), limit = static_cast<T>(arguments.map.limit);
@@ -241,22 +125,9 @@ void backward_tile(const Backward<T>& arguments, const Plan& plan, const Item<T>
       column_gradient[positive] += value;
     }
   }
-  for (std::int64_t i = tile.rows; i < whole(tile.rows, kRegisterRows); ++i) {
-    for (std::int64_t j = 0; j < kTile; ++j) gradient[i * kTile + j] = T(0);
-  }
+  clear_rows(gradient, tile.rows);
   for (std::int64_t j = 0; j < tile.columns; ++j) column_gradient[j] += column_sums[j / width][j % width];
-
-  const std::int64_t step = plan.features_padded;
-  const std::int64_t features =
-      whole(inputs.sizes.features * std::int64_t{sizeof(T)}, kAlignment) / std::int64_t{sizeof(T)};
-  if (item.query_sums != nullptr) {
-    add_product(item.query_sums + tile.row * step, item.keys + tile.column * step, step, tile.rows, features,
-                tile.columns, gradient, std::int64_t{kTile}, std::int64_t{1});
-  }
-  if (item.key_sums != nullptr) {
-    add_product(item.key_sums + tile.column * step, item.queries + tile.row * step, step, tile.columns, features,
-                tile.rows, gradient, std::int64_t{1}, std::int64_t{kTile});
-  }
+  add_to_sums(item, plan, inputs.sizes, tile, gradient);
 }
 
 // ---- Stages ----
@@ -284,13 +155,8 @@ void prepare_gradients(const Backward<T>& arguments, const Plan& plan, const Ite
     item.rows[kGradSum * plan.rows_padded + i] = value_or(arguments.grad_sum, in, 0.0);
     item.rows[kGradPositive * plan.rows_padded + i] = value_or(arguments.grad_positive, in, 0.0);
   }
-  const auto clear = [&](T* sums, Range range) {
-    if (sums == nullptr || range.begin == range.end) return;
-    T* const last = sums + whole(range.end, kPadding) * plan.features_padded;
-    for (T* sum = sums + range.begin * plan.features_padded; sum < last; ++sum) *sum = T(0);
-  };
-  clear(item.query_sums, rows);
-  clear(item.key_sums, columns);
+  clear_sums(item.query_sums, plan, rows);
+  clear_sums(item.key_sums, plan, columns);
 }
 
 template <class T>
@@ -298,21 +164,12 @@ void backward_finish(const Backward<T>& arguments, const Plan& plan, const Item<
                      Range columns, bool first) {
   const Sizes& sizes = arguments.inputs.sizes;
   const double scale = finite_or_nan(static_cast<double>(arguments.inputs.scale[b]));
-  const auto write_matrix = [&](T* target, const T* sums, std::int64_t count, Range range) {
-    if (target == nullptr) return;
-    for (std::int64_t i = range.begin; i < range.end; ++i) {
-      for (std::int64_t k = 0; k < sizes.features; ++k) {
-        target[(b * count + i) * sizes.features + k] =
-            static_cast<T>(scale * static_cast<double>(sums[i * plan.features_padded + k]));
-      }
-    }
-  };
   const auto write = [&](T* target, const double* sums, std::int64_t count, Range range) {
     if (target == nullptr) return;
     for (std::int64_t i = range.begin; i < range.end; ++i) target[b * count + i] = static_cast<T>(sums[i]);
   };
-  write_matrix(arguments.query, item.query_sums, sizes.queries, rows);
-  write_matrix(arguments.key, item.key_sums, sizes.keys, columns);
+  write_sums(arguments.query + b * sizes.queries * sizes.features, item.query_sums, plan, sizes, scale, rows);
+  write_sums(arguments.key + b * sizes.keys * sizes.features, item.key_sums, plan, sizes, scale, columns);
   write(arguments.query_bias, item.rows + kRowGradient * plan.rows_padded, sizes.queries, rows);
   write(arguments.key_bias, item.columns + kColumnGradient * plan.columns_padded, sizes.keys, columns);
   if (first && arguments.scale != nullptr) {
@@ -360,7 +217,8 @@ void backward_stage(const Backward<T>& arguments, const Stage& stage, std::int64
   const std::int64_t per_item = tiles ? plan.row_slabs : plan.phases;
   for (std::int64_t task = begin; task < end; ++task) {
     const std::int64_t index = task / per_item, slab = task % per_item, b = stage.first_item + index;
-    const Item<T> item = item_of<T>(plan, arguments.workspace, index);
+    Item<T> item = item_of<T>(plan, arguments.workspace, index);
+    find_sums(item, arguments.query, arguments.key, sizes, b);
     if (tiles) {
       for_each_tile(plan, sizes, slab, stage.number - 1, [&](const Tile& tile) {
         if (arguments.map.kind == Map::kSoftplus) {
@@ -411,31 +269,21 @@ namespace {
 using Plan = ::bitlens::infonce_scores::baseline::Plan;
 
 template <class Arguments, class Run>
-void run_stages(const Arguments& arguments, const Plan& plan, const Run& run, int threads) {
-  const std::int64_t batch = arguments.inputs.sizes.batch;
-  Stage stage{};
-  for (stage.first_item = 0; stage.first_item < batch; stage.first_item += plan.chunk) {
-    const std::int64_t items = std::min(plan.chunk, batch - stage.first_item);
-    for (stage.number = 0; stage.number <= plan.phases + 1; ++stage.number) {
-      const bool tiles = stage.number > 0 && stage.number <= plan.phases;
-      const std::int64_t tasks = items * (tiles ? plan.row_slabs : plan.phases);
-      // Many small items: a few hundred pieces are enough to share out.
-      const std::int64_t grain = tasks < 512 ? 1 : tasks / 256;
-      parallel_for(tasks, grain, threads,
-                   [&](std::int64_t begin, std::int64_t end) { run(arguments, stage, begin, end); });
-    }
-  }
+void run_pass(const Arguments& arguments, const Plan& plan, const Run& run, int threads) {
+  infonce_scores::run_chunks(
+      plan, arguments.inputs.sizes.batch, threads,
+      [&](const Stage& stage, std::int64_t begin, std::int64_t end) { run(arguments, stage, begin, end); });
 }
 
 template <class T, class Run>
 void run_forward(const Forward<T>& arguments, const Run& run, int threads) {
-  run_stages(arguments, baseline::plan_of(arguments.inputs.sizes, sizeof(T), false, false, false), run, threads);
+  run_pass(arguments, baseline::plan_of(arguments.inputs.sizes, sizeof(T), false, false, false), run, threads);
 }
 
 template <class T, class Run>
 void run_backward(const Backward<T>& arguments, const Run& run, int threads) {
   const bool query = arguments.query != nullptr, key = arguments.key != nullptr;
-  run_stages(arguments, baseline::plan_of(arguments.inputs.sizes, sizeof(T), true, query, key), run, threads);
+  run_pass(arguments, baseline::plan_of(arguments.inputs.sizes, sizeof(T), true, query, key), run, threads);
 }
 
 }  // namespace

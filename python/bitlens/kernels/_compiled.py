@@ -66,7 +66,10 @@ def handle(backend: str, device: torch.device, threads: int) -> int:
 
 def plain(tensor: Tensor) -> Tensor:
     """The tensor as its memory holds it: detached, with lazy conjugation and negation carried out."""
-    return tensor.detach().resolve_conj().resolve_neg()
+    # Step by step, since each of these costs microseconds even where there is nothing to do.
+    if tensor.requires_grad or torch._C._are_functorch_transforms_active():
+        tensor = tensor.detach()
+    return tensor.resolve_conj().resolve_neg() if tensor.is_conj() or tensor.is_neg() else tensor
 
 
 def with_constants(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -263,6 +266,8 @@ def infonce_scores_backward(
 def _matrix(tensor: Tensor | None, batch: torch.Size) -> Tensor:
     """A matrix operand with the batch axes in front, without a copy but for more axes than the kernels walk."""
     assert tensor is not None
+    if not batch and tensor.ndim == 2:
+        return plain(tensor)
     expanded = plain(tensor).expand(*batch, *tensor.shape[-2:])
     return expanded.reshape(batch.numel(), *tensor.shape[-2:]) if len(batch) > _MAX_AXES else expanded
 
@@ -271,7 +276,9 @@ def _flat(tensor: Tensor | None, batch: torch.Size, rank: int) -> Tensor | None:
     """A small operand at the full batch shape, contiguous; `rank` axes follow the batch axes."""
     if tensor is None:
         return None
-    return plain(tensor).expand((*batch, *tensor.shape[tensor.ndim - rank :])).contiguous()
+    if tensor.ndim != len(batch) + rank or tensor.shape[: len(batch)] != batch:
+        tensor = tensor.expand((*batch, *tensor.shape[tensor.ndim - rank :]))
+    return plain(tensor).contiguous()
 
 
 def _infonce_workspace(

@@ -147,6 +147,8 @@ def _leading(tensor: Tensor, core: int) -> torch.Size:
 
 
 def _batch(tensors: Any, core: tuple[int, ...]) -> torch.Size:
+    if all(tensor is None or tensor.ndim == rank for tensor, rank in zip(tensors, core, strict=True)):
+        return torch.Size([])  # many times faster than asking torch
     return torch.broadcast_shapes(
         *(_leading(tensor, rank) for tensor, rank in zip(tensors, core, strict=True) if tensor is not None)
     )
