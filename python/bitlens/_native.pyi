@@ -60,8 +60,10 @@ def poisson_gaussian_bin_log_prob_double(
 ) -> None: ...
 def psf_convolve_float(
     kind: int,
+    conjugate: bool,
     batch_shape: Sequence[int],
     batch_strides: Sequence[Sequence[int]],
+    outer: int,
     first: int,
     second: int,
     output: int,
@@ -71,8 +73,10 @@ def psf_convolve_float(
 ) -> None: ...
 def psf_convolve_double(
     kind: int,
+    conjugate: bool,
     batch_shape: Sequence[int],
     batch_strides: Sequence[Sequence[int]],
+    outer: int,
     first: int,
     second: int,
     output: int,

@@ -9,29 +9,32 @@ namespace bitlens {
 namespace psf_convolve {
 
 enum class Kind : int {
-  convolve,       // real; out[r] = sum of first[i] second[j] over i + j = r + start (modulo period), on both axes
-  filter,         // complex; ifft2(fft2(first) * second)
+  convolve,       // real; out[r] = sum of first[i] second[j] over i + j = r + start (modulo period), on both axes;
+                  // conjugate: over i - j = r + start, a correlation
+  filter,         // complex; ifft2(fft2(first) * second); conjugate: * conj(second)
   cross_spectrum  // complex; fft2(first) * conj(fft2(second)) / (rows * columns)
 };
 
 // Which part of a convolution along one axis is wanted; not used by the complex kinds.
 struct Window {
-  std::int64_t start;   // index in the full convolution of the first output; may be negative
+  std::int64_t start;   // index in the full convolution or correlation of the first output; may be negative
   std::int64_t count;   // outputs, at most `period` where there is one
   std::int64_t period;  // 0: zeros outside. Otherwise indices count modulo it, and no operand is longer.
 };
 
 template <class T>
 struct Operand {
-  const T* data;            // [batch through layout.strides][rows][columns], columns adjacent; complex interleaved
+  const T* data;            // rows and columns of one image, columns adjacent; complex interleaved
   std::int64_t rows, columns;
-  std::int64_t row_stride;  // in elements of T, as are the strides of the layout
+  std::int64_t row_stride;  // in elements of T, as are the strides of the layouts
 };
 
 template <class T>
 struct Arguments {
   Kind kind;
-  Broadcast<2> batch;
+  bool conjugate;  // of the second operand; see Kind
+  Broadcast<2> batch;  // one output each
+  Broadcast<2> terms;  // summed into each output: where each term's operands lie, from those of the output's first
   Operand<T> first, second;
   Window row, column;
   T* output;  // [batch][rows][columns], contiguous; complex interleaved for the complex kinds
@@ -47,6 +50,7 @@ struct Transform {
   int stages;
   int radix[kMaxStages];         // first stage of `split` first
   const Scalar* twiddles;        // per stage [step][radix - 1] complex, exp(-2 pi i j q / length)
+  std::int64_t twiddle_count;    // numbers in it
   const std::int64_t* frequency; // [size] at each position
   const std::int64_t* position;  // [size] of each frequency
   const Scalar* chirp;           // [size] complex, exp(-pi i k^2 / size); null unless Bluestein
@@ -57,6 +61,11 @@ namespace cpu {
 void evaluate(const Arguments<float>& arguments, int threads);
 void evaluate(const Arguments<double>& arguments, int threads);
 }  // namespace cpu
+
+namespace cuda {
+void evaluate(const Arguments<float>& arguments, std::uintptr_t stream);
+void evaluate(const Arguments<double>& arguments, std::uintptr_t stream);
+}  // namespace cuda
 
 }  // namespace psf_convolve
 }  // namespace bitlens

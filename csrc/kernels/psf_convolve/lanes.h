@@ -3,6 +3,9 @@
 
 #include <stdint.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #include "../../common/portable.h"
 
@@ -38,17 +41,41 @@ struct Vector<double> {
 template <class T>
 constexpr int kLanes = BITLENS_VECTOR_BYTES / static_cast<int>(sizeof(T));
 
-// The first `count` lanes from memory, zeros in the others. An infinity becomes NaN here: it has no spectrum, and
-// left alone it would reach some outputs as an infinity and others as NaN.
+// The first `count` lanes from memory, zeros in the others.
 template <class T>
-BITLENS_FUNCTION typename Vector<T>::Type load(const T* source, int64_t count) {
+BITLENS_FUNCTION typename Vector<T>::Type load_some(const T* source, int64_t count) {
   typename Vector<T>::Type value{};
   if (count >= kLanes<T>) {
     memcpy(&value, source, sizeof(value));
-  } else {
-    for (int64_t lane = 0; lane < count; ++lane) value[lane] = source[lane];
+    return value;
   }
-  return value + value * T(0);
+  for (int64_t lane = 0; lane < count; ++lane) value[lane] = source[lane];
+  return value;
+}
+#if defined(__AVX512F__)
+BITLENS_FUNCTION uint32_t first_lanes(int64_t count) { return count <= 0 ? 0u : (1u << count) - 1u; }
+template <>
+inline __attribute__((always_inline)) Vector<float>::Type load_some(const float* source, int64_t count) {
+  if (count >= 16) return (Vector<float>::Type)_mm512_loadu_ps(source);
+  return (Vector<float>::Type)_mm512_maskz_loadu_ps((__mmask16)first_lanes(count), source);
+}
+template <>
+inline __attribute__((always_inline)) Vector<double>::Type load_some(const double* source, int64_t count) {
+  if (count >= 8) return (Vector<double>::Type)_mm512_loadu_pd(source);
+  return (Vector<double>::Type)_mm512_maskz_loadu_pd((__mmask8)first_lanes(count), source);
+}
+#endif
+
+// An infinity becomes NaN: it has no spectrum, and left alone it would reach some outputs as an infinity and others as
+// NaN.
+template <class Value>
+BITLENS_FUNCTION Value finite_or_nan(Value value) {
+  return value + value * 0;
+}
+
+template <class T>
+BITLENS_FUNCTION typename Vector<T>::Type load(const T* source, int64_t count) {
+  return finite_or_nan(load_some(source, count));
 }
 
 template <class T>
@@ -58,6 +85,58 @@ BITLENS_FUNCTION void store(T* target, typename Vector<T>::Type value, int64_t c
   } else {
     for (int64_t lane = 0; lane < count; ++lane) target[lane] = value[lane];
   }
+}
+#if defined(__AVX512F__)
+template <>
+inline __attribute__((always_inline)) void store(float* target, Vector<float>::Type value, int64_t count) {
+  if (count >= 16) return _mm512_storeu_ps(target, (__m512)value);
+  _mm512_mask_storeu_ps(target, (__mmask16)first_lanes(count), (__m512)value);
+}
+template <>
+inline __attribute__((always_inline)) void store(double* target, Vector<double>::Type value, int64_t count) {
+  if (count >= 8) return _mm512_storeu_pd(target, (__m512d)value);
+  _mm512_mask_storeu_pd(target, (__mmask8)first_lanes(count), (__m512d)value);
+}
+#endif
+
+// Lane by lane from two vectors: index below the number of lanes from a, above from b.
+template <class T>
+BITLENS_FUNCTION typename Vector<T>::Type pick(typename Vector<T>::Type a, typename Vector<T>::Type b,
+                                               typename Vector<T>::Index index) {
+#if defined(__clang__)
+  typename Vector<T>::Type result;
+  for (int lane = 0; lane < kLanes<T>; ++lane) {
+    result[lane] = index[lane] < kLanes<T> ? a[index[lane]] : b[index[lane] - kLanes<T>];
+  }
+  return result;
+#else
+  return __builtin_shuffle(a, b, index);
+#endif
+}
+
+// Real and imaginary parts of the first `count` complex numbers, and back.
+template <class T>
+BITLENS_FUNCTION void load_complex(const T* source, int64_t count, typename Vector<T>::Type& re,
+                                   typename Vector<T>::Type& im) {
+  constexpr int kCount = kLanes<T>;
+  typename Vector<T>::Index even, odd;
+  for (int lane = 0; lane < kCount; ++lane) even[lane] = 2 * lane, odd[lane] = 2 * lane + 1;
+  const auto a = load(source, 2 * count), b = load(source + kCount, 2 * count - kCount);
+  re = pick<T>(a, b, even);
+  im = pick<T>(a, b, odd);
+}
+
+template <class T>
+BITLENS_FUNCTION void store_complex(T* target, typename Vector<T>::Type re, typename Vector<T>::Type im,
+                                    int64_t count) {
+  constexpr int kCount = kLanes<T>;
+  typename Vector<T>::Index low, high;
+  for (int lane = 0; lane < kCount; ++lane) {
+    low[lane] = lane / 2 + (lane % 2) * kCount;
+    high[lane] = kCount / 2 + lane / 2 + (lane % 2) * kCount;
+  }
+  store(target, pick<T>(re, im, low), 2 * count);
+  store(target + kCount, pick<T>(re, im, high), 2 * count - kCount);
 }
 
 // Exchanges the off-diagonal blocks of side Step, then of half of it, and so on.
@@ -73,15 +152,8 @@ struct Transpose {
     for (int i = 0; i < kCount; ++i) {
       if (i & Step) continue;
       const auto a = tile[i], b = tile[i + Step];
-#if defined(__clang__)
-      for (int lane = 0; lane < kCount; ++lane) {
-        tile[i][lane] = low[lane] < kCount ? a[low[lane]] : b[low[lane] - kCount];
-        tile[i + Step][lane] = high[lane] < kCount ? a[high[lane]] : b[high[lane] - kCount];
-      }
-#else
-      tile[i] = __builtin_shuffle(a, b, low);
-      tile[i + Step] = __builtin_shuffle(a, b, high);
-#endif
+      tile[i] = pick<T>(a, b, low);
+      tile[i + Step] = pick<T>(a, b, high);
     }
     Transpose<Step / 2, T>::run(tile);
   }

@@ -1,4 +1,4 @@
-// Discrete Fourier transform by mixed radices 2, 3, 4, 5 and 7, in place.
+// Discrete Fourier transform by mixed radices 2, 3, 4, 5, 7 and 8.
 //
 // `split` goes from natural order to the order that the radices leave (position p holds frequency[p]), `merge` goes
 // from that order back to natural. A convolution multiplies two spectra of the same order, so no reordering pass is
@@ -127,94 +127,148 @@ struct Butterfly<4> {
   }
 };
 
-// One stage over every block of `length` points. Split: butterfly, then twiddle; merge: its transpose.
-template <int Radix, bool Merge, class Scalar, class Value>
-BITLENS_FUNCTION void stage(Complex<Value>* x, int64_t size, int64_t length, const Scalar* twiddles) {
+template <>
+struct Butterfly<8> {
+  template <class Scalar, class Value>
+  BITLENS_FUNCTION void run(Complex<Value> (&x)[8]) {
+    const Scalar half = static_cast<Scalar>(0.70710678118654752440);
+    Complex<Value> even[4] = {x[0], x[2], x[4], x[6]}, odd[4] = {x[1], x[3], x[5], x[7]};
+    Butterfly<4>::template run<Scalar>(even);
+    Butterfly<4>::template run<Scalar>(odd);
+    const Complex<Value> turned[4] = {odd[0],
+                                      {(odd[1].re + odd[1].im) * half, (odd[1].im - odd[1].re) * half},
+                                      {odd[2].im, -odd[2].re},
+                                      {(odd[3].im - odd[3].re) * half, -(odd[3].re + odd[3].im) * half}};
+    for (int k = 0; k < 4; ++k) {
+      x[k] = even[k] + turned[k];
+      x[k + 4] = even[k] - turned[k];
+    }
+  }
+};
+
+// One stage over every block of `length` points. Split: butterfly, then twiddle; merge: its transpose. The innermost
+// stage, whose blocks are one butterfly long, has no twiddles. Values come from read(index) and go to
+// write(index, value).
+template <int Radix, bool Merge, class Scalar, class Value, class Read, class Write>
+BITLENS_FUNCTION void stage(int64_t size, int64_t length, const Scalar* twiddles, const Read& read,
+                            const Write& write) {
   const int64_t step = length / Radix;
+  Complex<Value> values[Radix];
+  if (step == 1) {
+    for (int64_t block = 0; block < size; block += Radix) {
+      for (int q = 0; q < Radix; ++q) values[q] = read(block + q);
+      Butterfly<Radix>::template run<Scalar>(values);
+      for (int q = 0; q < Radix; ++q) write(block + q, values[q]);
+    }
+    return;
+  }
   for (int64_t block = 0; block < size; block += length) {
     for (int64_t j = 0; j < step; ++j) {
-      Complex<Value>* const at = x + block + j;
+      const int64_t at = block + j;
       const Scalar* const w = twiddles + 2 * (Radix - 1) * j;
-      Complex<Value> values[Radix];
       for (int q = 0; q < Radix; ++q) {
-        values[q] = Merge && q > 0 ? times(at[q * step], w + 2 * (q - 1)) : at[q * step];
+        const Complex<Value> value = read(at + q * step);
+        values[q] = Merge && q > 0 ? times(value, w + 2 * (q - 1)) : value;
       }
       Butterfly<Radix>::template run<Scalar>(values);
       for (int q = 0; q < Radix; ++q) {
-        at[q * step] = !Merge && q > 0 ? times(values[q], w + 2 * (q - 1)) : values[q];
+        write(at + q * step, !Merge && q > 0 ? times(values[q], w + 2 * (q - 1)) : values[q]);
       }
     }
   }
 }
 
-template <bool Merge, class Scalar, class Value>
-BITLENS_FUNCTION void stage_of_radix(int radix, Complex<Value>* x, int64_t size, int64_t length,
-                                     const Scalar* twiddles) {
+template <bool Merge, class Scalar, class Value, class Read, class Write>
+BITLENS_FUNCTION void stage_of_radix(int radix, int64_t size, int64_t length, const Scalar* twiddles, const Read& read,
+                                     const Write& write) {
   switch (radix) {
-    case 2: return stage<2, Merge>(x, size, length, twiddles);
-    case 3: return stage<3, Merge>(x, size, length, twiddles);
-    case 4: return stage<4, Merge>(x, size, length, twiddles);
-    case 5: return stage<5, Merge>(x, size, length, twiddles);
-    default: return stage<7, Merge>(x, size, length, twiddles);
+    case 2: return stage<2, Merge, Scalar, Value>(size, length, twiddles, read, write);
+    case 3: return stage<3, Merge, Scalar, Value>(size, length, twiddles, read, write);
+    case 4: return stage<4, Merge, Scalar, Value>(size, length, twiddles, read, write);
+    case 5: return stage<5, Merge, Scalar, Value>(size, length, twiddles, read, write);
+    case 7: return stage<7, Merge, Scalar, Value>(size, length, twiddles, read, write);
+    default: return stage<8, Merge, Scalar, Value>(size, length, twiddles, read, write);
   }
 }
 
-template <class Scalar, class Value>
-BITLENS_FUNCTION void split(const Transform<Scalar>& transform, Complex<Value>* x) {
+// A stage in place, a function of its own: the same code serves every transform.
+template <bool Merge, class Scalar, class Value>
+static void stage_in_place(int radix, Complex<Value>* x, int64_t size, int64_t length, const Scalar* twiddles) {
+  stage_of_radix<Merge, Scalar, Value>(
+      radix, size, length, twiddles, [x](int64_t i) { return x[i]; },
+      [x](int64_t i, Complex<Value> value) { x[i] = value; });
+}
+
+// Natural order, from read(index), to position order in x.
+template <class Scalar, class Value, class Read>
+BITLENS_FUNCTION void split(const Transform<Scalar>& transform, Complex<Value>* x, const Read& read) {
   int64_t length = transform.inner;
   const Scalar* twiddles = transform.twiddles;
+  if (transform.stages == 0) x[0] = read(0);
   for (int i = 0; i < transform.stages; ++i) {
     const int radix = transform.radix[i];
-    stage_of_radix<false>(radix, x, transform.inner, length, twiddles);
+    if (i == 0) {
+      stage_of_radix<false, Scalar, Value>(radix, transform.inner, length, twiddles, read,
+                                           [x](int64_t p, Complex<Value> value) { x[p] = value; });
+    } else {
+      stage_in_place<false>(radix, x, transform.inner, length, twiddles);
+    }
     twiddles += 2 * (radix - 1) * (length / radix);
     length /= radix;
   }
 }
 
-template <class Scalar, class Value>
-BITLENS_FUNCTION void merge(const Transform<Scalar>& transform, Complex<Value>* x) {
+// Position order in x, which is lost, to natural order: write(index, value).
+template <class Scalar, class Value, class Write>
+BITLENS_FUNCTION void merge(const Transform<Scalar>& transform, Complex<Value>* x, const Write& write) {
+  const Scalar* twiddles = transform.twiddles + transform.twiddle_count;
   int64_t length = 1;
-  const Scalar* twiddles = transform.twiddles;
-  for (int i = 0; i < transform.stages; ++i) {
-    twiddles += 2 * (transform.radix[i] - 1) * (transform.inner / length / transform.radix[i]);
-    length *= transform.radix[i];
-  }
-  length = 1;
+  if (transform.stages == 0) write(0, x[0]);
   for (int i = transform.stages - 1; i >= 0; --i) {
     const int radix = transform.radix[i];
     twiddles -= 2 * (radix - 1) * length;
     length *= radix;
-    stage_of_radix<true>(radix, x, transform.inner, length, twiddles);
+    if (i == 0) {
+      stage_of_radix<true, Scalar, Value>(radix, transform.inner, length, twiddles, [x](int64_t p) { return x[p]; },
+                                          write);
+    } else {
+      stage_in_place<true>(radix, x, transform.inner, length, twiddles);
+    }
   }
 }
 
 // A length with a prime factor above 7, natural order on both sides: k q = (k^2 + q^2 - (k - q)^2) / 2 makes the
-// transform a convolution with a chirp (Bluestein 1970). `scratch` holds `inner` values.
-template <class Scalar, class Value>
-BITLENS_FUNCTION void bluestein(const Transform<Scalar>& transform, Complex<Value>* x, Complex<Value>* scratch) {
-  for (int64_t k = 0; k < transform.size; ++k) scratch[k] = times(x[k], transform.chirp + 2 * k);
-  for (int64_t k = transform.size; k < transform.inner; ++k) scratch[k] = Complex<Value>{Value{}, Value{}};
-  split(transform, scratch);
+// transform a convolution with a chirp (Bluestein 1970). `scratch` holds `inner` values; read may look into any memory
+// but that.
+template <class Scalar, class Value, class Read, class Write>
+BITLENS_FUNCTION void bluestein(const Transform<Scalar>& transform, Complex<Value>* scratch, const Read& read,
+                                const Write& write) {
+  split(transform, scratch, [&](int64_t k) {
+    return k < transform.size ? times(read(k), transform.chirp + 2 * k) : Complex<Value>{Value{}, Value{}};
+  });
   for (int64_t k = 0; k < transform.inner; ++k) {
     scratch[k] = swapped(times(scratch[k], transform.chirp_spectrum + 2 * k));
   }
-  merge(transform, scratch);
-  for (int64_t k = 0; k < transform.size; ++k) x[k] = times(swapped(scratch[k]), transform.chirp + 2 * k);
+  merge(transform, scratch, [&](int64_t k, Complex<Value> value) {
+    if (k < transform.size) write(k, times(swapped(value), transform.chirp + 2 * k));
+  });
 }
 
-// Natural order to position order.
-template <class Scalar, class Value>
-BITLENS_FUNCTION void forward(const Transform<Scalar>& transform, Complex<Value>* x, Complex<Value>* scratch) {
-  if (transform.chirp) return bluestein(transform, x, scratch);
-  split(transform, x);
+// Natural order, from read(index), to position order in x.
+template <class Scalar, class Value, class Read>
+BITLENS_FUNCTION void forward(const Transform<Scalar>& transform, Complex<Value>* x, Complex<Value>* scratch,
+                              const Read& read) {
+  if (!transform.chirp) return split(transform, x, read);
+  bluestein(transform, scratch, read, [x](int64_t k, Complex<Value> value) { x[k] = value; });
 }
 
-// Position order, real and imaginary parts swapped, to natural order, still swapped; `size` times the inverse.
-template <class Scalar, class Value>
+// Position order in x, real and imaginary parts swapped, to natural order, still swapped: write(index, value) gets
+// `size` times the inverse. x is lost.
+template <class Scalar, class Value, class Write>
 BITLENS_FUNCTION void inverse_of_swapped(const Transform<Scalar>& transform, Complex<Value>* x,
-                                         Complex<Value>* scratch) {
-  if (transform.chirp) return bluestein(transform, x, scratch);
-  merge(transform, x);
+                                         Complex<Value>* scratch, const Write& write) {
+  if (!transform.chirp) return merge(transform, x, write);
+  bluestein(transform, scratch, [x](int64_t k) { return x[k]; }, write);
 }
 
 }  // namespace fourier

@@ -4,6 +4,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <vector>
 
@@ -21,10 +24,15 @@ inline bool is_smooth(std::int64_t size) {
   return size == 1;
 }
 
-// Radices of a smooth size; radix 4 first, since the early stages walk memory with the longest stride.
+// Radices of a smooth size, the fewest stages: eights, and fours for what is left of the power of two.
 inline std::vector<int> radices_of(std::int64_t size) {
+  int twos = 0;
+  for (; size % 2 == 0; size /= 2) ++twos;
   std::vector<int> radices;
-  for (int radix : {4, 2, 3, 5, 7}) {
+  for (; twos >= 5 || twos == 3; twos -= 3) radices.push_back(8);
+  for (; twos >= 2; twos -= 2) radices.push_back(4);
+  if (twos == 1) radices.push_back(2);
+  for (int radix : {3, 5, 7}) {
     for (; size % radix == 0; size /= radix) radices.push_back(radix);
   }
   return radices;
@@ -37,7 +45,9 @@ inline std::int64_t good_size(std::int64_t least) {
   for (std::int64_t size = least; best == 0 || size <= least + least / 8; ++size) {
     if (!is_smooth(size)) continue;
     double cost = 2;  // loads and stores that do not depend on the stages
-    for (int radix : radices_of(size)) cost += radix == 4 ? 2 : radix == 2 ? 1.5 : radix == 3 ? 2.2 : radix == 5 ? 3.4 : 4.8;
+    for (int radix : radices_of(size)) {
+      cost += radix == 8 ? 2.6 : radix == 4 ? 2 : radix == 2 ? 1.5 : radix == 3 ? 2.2 : radix == 5 ? 3.4 : 4.8;
+    }
     cost *= static_cast<double>(size);
     if (best == 0 || cost < best_cost) best = size, best_cost = cost;
   }
@@ -91,6 +101,7 @@ class Plan {
     if (!smooth) make_chirp(twiddles);
 
     transform_.twiddles = twiddles_.data();
+    transform_.twiddle_count = static_cast<std::int64_t>(twiddles_.size());
     transform_.frequency = frequency_.data();
     transform_.position = position_.data();
     transform_.chirp = smooth ? nullptr : chirp_.data();
@@ -134,7 +145,8 @@ class Plan {
     exact.stages = transform_.stages;
     std::copy(transform_.radix, transform_.radix + kMaxStages, exact.radix);
     exact.twiddles = twiddles.data();
-    fourier::split(exact, filter.data());
+    const std::vector<fourier::Complex<double>> natural = filter;
+    fourier::split(exact, filter.data(), [&](std::int64_t k) { return natural[k]; });
     for (const auto& value : filter) {
       chirp_spectrum_.push_back(static_cast<T>(value.re / inner));
       chirp_spectrum_.push_back(static_cast<T>(value.im / inner));
@@ -145,6 +157,24 @@ class Plan {
   std::vector<T> twiddles_, chirp_, chirp_spectrum_;
   std::vector<std::int64_t> frequency_, position_;
 };
+
+// The tables of a length, made once: sines of a few hundred points cost as much as a small image.
+template <class T>
+std::shared_ptr<const Plan<T>> plan_of(std::int64_t size) {
+  static std::mutex mutex;
+  static std::map<std::int64_t, std::shared_ptr<const Plan<T>>> kept;
+  constexpr std::size_t kMaxKept = 64;
+  const std::lock_guard<std::mutex> lock(mutex);
+  auto& plan = kept[size];
+  if (!plan) {
+    if (kept.size() > kMaxKept) {
+      kept.clear();
+      return kept[size] = std::make_shared<const Plan<T>>(size);
+    }
+    plan = std::make_shared<const Plan<T>>(size);
+  }
+  return plan;
+}
 
 }  // namespace psf_convolve
 }  // namespace bitlens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -368,16 +369,35 @@ def _joint_critic_workspace(
 
 
 def psf_convolve(
-    backend: str, kind: int, first: Tensor, second: Tensor, window: tuple[int, ...], threads: int
+    backend: str,
+    kind: int,
+    first: Tensor,
+    second: Tensor,
+    window: tuple[int, ...],
+    conjugate: bool,
+    summed: int,
+    threads: int,
 ) -> Tensor:
-    """One call of psf_convolve (kind 0), fourier_filter (1) or cross_spectrum (2); see its kernel.h."""
+    """One call of psf_convolve (kind 0), fourier_filter (1) or cross_spectrum (2); see its kernel.h.
+
+    Bit i of `summed` says that batch axis -3 - i is summed over; it stays as an axis of length one.
+    """
     batch = torch.broadcast_shapes(first.shape[:-2], second.shape[:-2])
-    output = first.new_empty((*batch, window[1], window[4]))
+    inner = [axis for axis in range(len(batch)) if summed >> (len(batch) - 1 - axis) & 1]
+    outer = [axis for axis in range(len(batch)) if axis not in inner]
+    kept = [1 if axis in inner else length for axis, length in enumerate(batch)]
+    empty = any(batch[axis] == 0 for axis in inner)
+    output = (first.new_zeros if empty else first.new_empty)((*kept, window[1], window[4]))
     # The kernel walks a row with stride one, and counts in real numbers.
     rows = [t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous() for t in (first, second)]
     expanded = [t.expand(*batch, *t.shape[-2:]) for t in rows]
+    n_outer = len(outer)
+    if inner:
+        expanded = [t.permute(*outer, *inner, -2, -1) for t in expanded]
     if sum(length != 1 for length in batch) > _MAX_AXES:
-        expanded = [t.reshape(-1, *t.shape[-2:]) for t in expanded]
+        lengths = [[batch[axis] for axis in axes] for axes in (outer, inner)]
+        expanded = [t.reshape(*(math.prod(part) for part in lengths), *t.shape[-2:]) for t in expanded]
+        n_outer = 1
     sizes = [tuple(t.shape[-2:]) for t in expanded]
     if first.is_complex():
         expanded = [torch.view_as_real(t).flatten(-2) for t in expanded]
@@ -386,8 +406,10 @@ def psf_convolve(
         backend,
         expanded[0],
         kind,
+        conjugate,
         expanded[0].shape[:-2],
         [t.stride()[:-2] for t in expanded],
+        n_outer,
         address(expanded[0]),
         address(expanded[1]),
         address(output),

@@ -235,8 +235,26 @@ def _axis(kind: int, first: int, second: int, start: int, count: int, period: in
     return _good_size(max(first, second, min(start + count, full), full - max(start, 0))), full
 
 
-def psf_convolve(kind: int, first: Tensor, second: Tensor, window: tuple[int, ...], threads: int) -> Tensor:
+def psf_convolve(
+    kind: int, first: Tensor, second: Tensor, window: tuple[int, ...], conjugate: bool, summed: int, threads: int
+) -> Tensor:
     """One call of psf_convolve (kind 0), fourier_filter (1) or cross_spectrum (2); see the kernel's kernel.h."""
+    if conjugate and kind == 0:
+        second = second.flip(-2, -1)
+        shift = tuple(size - 1 for size in second.shape[-2:])
+        window = (window[0] + shift[0], *window[1:3], window[3] + shift[1], *window[4:])
+    elif conjugate:
+        second = second.conj().resolve_conj()
+    outputs = _outputs(kind, first, second, window, threads)
+    axes = [axis for axis in range(outputs.ndim - 2) if summed >> (outputs.ndim - 3 - axis) & 1]
+    # NumPy does the last steps: a Function's output must not be a view of a torch tensor in forward mode.
+    values = outputs.sum(axis=tuple(axes), keepdims=True) if axes else outputs
+    dtype = torch.empty(0, dtype=first.dtype).numpy().dtype
+    return torch.from_numpy((values if first.is_complex() else values.real).astype(dtype))
+
+
+def _outputs(kind: int, first: Tensor, second: Tensor, window: tuple[int, ...], threads: int) -> np.ndarray:
+    """The complex results at the full batch shape."""
     batch = torch.broadcast_shapes(first.shape[:-2], second.shape[:-2])
     if kind == 0 and first.shape[:-2].numel() < second.shape[:-2].numel():
         first, second = second, first  # the operand that repeats is transformed once
@@ -262,7 +280,4 @@ def psf_convolve(kind: int, first: Tensor, second: Tensor, window: tuple[int, ..
             1 + 4096 // (row_size * column_size),
             threads,
         )
-    # NumPy does the last steps: a Function's output must not be a view of a torch tensor in forward mode.
-    values = outputs if first.is_complex() else outputs.real
-    dtype = torch.empty(0, dtype=first.dtype).numpy().dtype
-    return torch.from_numpy(values.astype(dtype).reshape(*batch, window[1], window[4]))
+    return outputs.reshape(*batch, window[1], window[4])

@@ -2,10 +2,13 @@
 
 Three bilinear operators, closed under differentiation, so that every order and mode of it works:
 
-* convolve(a, b): a window of the linear or circular convolution. Its gradients are windows of convolutions of the
-  incoming gradient with the other operand flipped.
-* filter(a, t) = ifft2(fft2(a) t). Its gradients are filter(g, conj t) and cross_spectrum(g, a).
+* convolve(a, b): a window of the linear or circular convolution, or, conjugated, of the correlation. Its gradients are
+  correlations of the incoming gradient with the other operand, those of a correlation are a convolution and one.
+* filter(a, t) = ifft2(fft2(a) t), or with conj t. Its gradients are filter(g, conj t) and cross_spectrum(g, a).
 * cross_spectrum(a, b) = fft2(a) conj(fft2(b)) / (H W). Its gradients are filter(b, g) and filter(a, conj g).
+
+Each sums over the batch axes that a bit of its option `summed` names (axis -3 - i for bit i; they stay, of length one),
+so that the gradient of a shared operand is added up before its one transform back.
 """
 
 from __future__ import annotations
@@ -58,10 +61,10 @@ def psf_convolve(image: Tensor, psf: Tensor, *, mode: str = "same", boundary: st
     if boundary == "circular":
         if h > height or w > width:
             psf = reference.fold(psf, height, width)
-        return _convolve(image, psf, (h // 2, height, height, w // 2, width, width, backend))
+        return _convolve(image, psf, (h // 2, height, height, w // 2, width, width, False, 0, backend))
     row = {"same": (h // 2, height), "full": (0, height + h - 1), "valid": (h - 1, height - h + 1)}[mode]
     column = {"same": (w // 2, width), "full": (0, width + w - 1), "valid": (w - 1, width - w + 1)}[mode]
-    return _convolve(image, psf, (*row, 0, *column, 0, backend))
+    return _convolve(image, psf, (*row, 0, *column, 0, False, 0, backend))
 
 
 def fourier_filter(field: Tensor, transfer: Tensor, *, centered: bool = False) -> Tensor:
@@ -94,7 +97,7 @@ def fourier_filter(field: Tensor, transfer: Tensor, *, centered: bool = False) -
         return reference.fourier_filter(field, transfer, centered)
     if centered:
         transfer = torch.fft.ifftshift(transfer, dim=(-2, -1))
-    return _autograd.apply(_FILTER, (field, transfer), (backend,))[0]
+    return _filter(field, transfer, (False, 0, backend))
 
 
 def _complex_of(dtype: torch.dtype) -> torch.dtype:
@@ -116,18 +119,28 @@ def _convolve(first: Tensor, second: Tensor, options: tuple[Any, ...]) -> Tensor
     return _autograd.apply(_CONVOLVE, (first, second), options)[0]
 
 
-def _evaluate(kind: int, tensors: Any, window: tuple[int, ...], backend: str) -> Tensor:
+def _filter(first: Tensor, second: Tensor, options: tuple[Any, ...]) -> Tensor:
+    return _autograd.apply(_FILTER, (first, second), options)[0]
+
+
+def _cross_spectrum(first: Tensor, second: Tensor, options: tuple[Any, ...]) -> Tensor:
+    return _autograd.apply(_CROSS_SPECTRUM, (first, second), options)[0]
+
+
+def _evaluate(
+    kind: int, tensors: Any, window: tuple[int, ...], conjugate: bool, summed: int, backend: str
+) -> tuple[tuple[Tensor, ...], Any]:
     first, second = (_compiled.plain(tensor) for tensor in tensors)
-    threads = _backend.threads()
+    options = (window, conjugate, summed, _backend.threads())
     if backend == "numba":
         from bitlens.kernels.psf_convolve import fallback  # compiling with Numba takes seconds
 
-        return fallback.psf_convolve(kind, first, second, window, threads)
+        return (fallback.psf_convolve(kind, first, second, *options),), None
     if first.dtype == torch.complex64 and not all(_is_smooth(size) for size in first.shape[-2:]):
         # Bluestein's chirp costs three digits, which float32 cannot spare.
         wide = first.to(torch.complex128), second.to(torch.complex128)
-        return _compiled.psf_convolve(backend, kind, *wide, window, threads).to(torch.complex64)
-    return _compiled.psf_convolve(backend, kind, first, second, window, threads)
+        return (_compiled.psf_convolve(backend, kind, *wide, *options).to(torch.complex64),), None
+    return (_compiled.psf_convolve(backend, kind, first, second, *options),), None
 
 
 def _is_smooth(size: int) -> bool:
@@ -135,6 +148,25 @@ def _is_smooth(size: int) -> bool:
         while size % radix == 0:
             size //= radix
     return size == 1
+
+
+def _batch(tensors: Any, summed: int) -> list[int]:
+    """Batch axes of an output."""
+    batch = list(torch.broadcast_shapes(tensors[0].shape[:-2], tensors[1].shape[:-2]))
+    return [1 if summed >> (len(batch) - 1 - axis) & 1 else length for axis, length in enumerate(batch)]
+
+
+def _onto(like: Tensor, first: Tensor, second: Tensor, operator: Any) -> Tensor:
+    """operator(first, second, summed) brought to the batch axes of `like`: summed where it has none, repeated where
+    both operands have none."""
+    batch = torch.broadcast_shapes(first.shape[:-2], second.shape[:-2])
+    own = [1] * (len(batch) - like.ndim + 2) + list(like.shape[:-2])
+    summed = sum(
+        1 << (len(batch) - 1 - axis)
+        for axis, (length, there) in enumerate(zip(own, batch, strict=True))
+        if length == 1 and there != 1
+    )
+    return operator(first, second, summed).expand(*own, -1, -1).reshape(like.shape)
 
 
 def _bilinear_jvp(apply: Any, tensors: Any, tangents: Any, output: Tensor) -> tuple[Tensor, ...]:
@@ -148,31 +180,37 @@ def _bilinear_jvp(apply: Any, tensors: Any, tangents: Any, output: Tensor) -> tu
     return (terms[0] if len(terms) == 1 else terms[0] + terms[1],)
 
 
-# ---- windows of a convolution; options are start, count and period of the rows, then of the columns, then backend ----
+# ---- windows of a convolution; options are start, count and period of the rows, then of the columns, then whether it
+# is a correlation, the axes to sum over, and the backend ----
 
 
 def _convolve_forward(tensors: Any, options: Any, needs: Any) -> tuple[tuple[Tensor, ...], Any]:
-    return (_evaluate(_CONVOLVE_KIND, tensors, options[:-1], options[-1]),), None
+    return _evaluate(_CONVOLVE_KIND, tensors, options[:6], *options[6:])
 
 
 def _convolve_fake(tensors: Any, options: Any) -> tuple[Tensor, ...]:
-    batch = torch.broadcast_shapes(tensors[0].shape[:-2], tensors[1].shape[:-2])
-    return (tensors[0].new_empty((*batch, options[1], options[4])),)
+    return (tensors[0].new_empty((*_batch(tensors, options[7]), options[1], options[4])),)
 
 
 def _convolve_backward(
     grads: Any, tensors: Any, outputs: Any, saved: Any, options: Any, needs: Any
 ) -> tuple[Tensor | None, ...]:
-    row_start, _, row_period, column_start, _, column_period, backend = options
-    result: list[Tensor | None] = [None, None]
-    for index, (like, other) in enumerate((tensors, tensors[::-1])):
-        if grads[0] is None or not needs[index]:
-            continue
-        row = (other.shape[-2] - 1 - row_start, like.shape[-2], row_period)
-        column = (other.shape[-1] - 1 - column_start, like.shape[-1], column_period)
-        window = (*row, *column, backend)
-        result[index] = _backend.sum_to_shape(_convolve(grads[0], other.flip(-2, -1), window), like.shape)
-    return tuple(result)
+    row_start, _, row_period, column_start, _, column_period, correlates, _, backend = options
+    grad, (first, second) = grads[0], tensors
+    if grad is None:
+        return (None, None)
+
+    def onto(like: Tensor, a: Tensor, b: Tensor, sign: int, conjugate: bool) -> Tensor:
+        row = (sign * row_start, like.shape[-2], row_period)
+        column = (sign * column_start, like.shape[-1], column_period)
+        return _onto(like, a, b, lambda x, y, summed: _convolve(x, y, (*row, *column, conjugate, summed, backend)))
+
+    in_first = onto(first, grad, second, -1, not correlates) if needs[0] else None
+    if not needs[1]:
+        return in_first, None
+    if correlates:
+        return in_first, onto(second, first, grad, 1, True)
+    return in_first, onto(second, grad, first, -1, True)
 
 
 def _convolve_jvp(tensors: Any, tangents: Any, outputs: Any, options: Any) -> tuple[Tensor, ...]:
@@ -180,12 +218,13 @@ def _convolve_jvp(tensors: Any, tangents: Any, outputs: Any, options: Any) -> tu
 
 
 _WINDOW = tuple((f"{axis}_{part}", "SymInt") for axis in ("row", "column") for part in ("start", "count", "period"))
+_SHARED = (("conjugate", "bool"), ("summed", "int"), ("backend", "str"))
 
 _CONVOLVE = _autograd.register(
     _autograd.Rule(
         name="psf_convolve",
         arguments=("first", "second"),
-        options=(*_WINDOW, ("backend", "str")),
+        options=(*_WINDOW, *_SHARED),
         core_dims=(2, 2),
         n_outputs=1,
         forward=_convolve_forward,
@@ -195,7 +234,7 @@ _CONVOLVE = _autograd.register(
     )
 )
 
-# ---- filters of the exact size ----
+# ---- filters of the exact size; options are whether the second operand is conjugated, the axes to sum over, backend ----
 
 
 def _exact_window(tensor: Tensor) -> tuple[int, ...]:
@@ -204,34 +243,32 @@ def _exact_window(tensor: Tensor) -> tuple[int, ...]:
 
 
 def _filter_forward(tensors: Any, options: Any, needs: Any) -> tuple[tuple[Tensor, ...], Any]:
-    return (_evaluate(_FILTER_KIND, tensors, _exact_window(tensors[0]), options[0]),), None
+    return _evaluate(_FILTER_KIND, tensors, _exact_window(tensors[0]), *options)
 
 
 def _cross_spectrum_forward(tensors: Any, options: Any, needs: Any) -> tuple[tuple[Tensor, ...], Any]:
-    return (_evaluate(_CROSS_SPECTRUM_KIND, tensors, _exact_window(tensors[0]), options[0]),), None
+    return _evaluate(_CROSS_SPECTRUM_KIND, tensors, _exact_window(tensors[0]), *options)
 
 
 def _exact_fake(tensors: Any, options: Any) -> tuple[Tensor, ...]:
-    return (tensors[0].new_empty(torch.broadcast_shapes(tensors[0].shape, tensors[1].shape)),)
-
-
-def _filter(first: Tensor, second: Tensor, options: Any) -> Tensor:
-    return _autograd.apply(_FILTER, (first, second), options)[0]
-
-
-def _cross_spectrum(first: Tensor, second: Tensor, options: Any) -> Tensor:
-    return _autograd.apply(_CROSS_SPECTRUM, (first, second), options)[0]
+    return (tensors[0].new_empty((*_batch(tensors, options[1]), *tensors[0].shape[-2:])),)
 
 
 def _filter_backward(
     grads: Any, tensors: Any, outputs: Any, saved: Any, options: Any, needs: Any
 ) -> tuple[Tensor | None, ...]:
+    conjugate, _, backend = options
     grad, (field, transfer) = grads[0], tensors
     if grad is None:
         return (None, None)
+    pair = (field, grad) if conjugate else (grad, field)
     return (
-        _backend.sum_to_shape(_filter(grad, torch.conj_physical(transfer), options), field.shape) if needs[0] else None,
-        _backend.sum_to_shape(_cross_spectrum(grad, field, options), transfer.shape) if needs[1] else None,
+        _onto(field, grad, transfer, lambda x, y, summed: _filter(x, y, (not conjugate, summed, backend)))
+        if needs[0]
+        else None,
+        _onto(transfer, *pair, lambda x, y, summed: _cross_spectrum(x, y, (False, summed, backend)))
+        if needs[1]
+        else None,
     )
 
 
@@ -241,9 +278,11 @@ def _cross_spectrum_backward(
     grad, (first, second) = grads[0], tensors
     if grad is None:
         return (None, None)
-    return (
-        _backend.sum_to_shape(_filter(second, grad, options), first.shape) if needs[0] else None,
-        _backend.sum_to_shape(_filter(first, torch.conj_physical(grad), options), second.shape) if needs[1] else None,
+    return tuple(
+        _onto(like, other, grad, lambda x, y, summed, c=conjugate: _filter(x, y, (c, summed, options[-1])))
+        if wanted
+        else None
+        for wanted, like, other, conjugate in zip(needs, tensors, (second, first), (False, True), strict=True)
     )
 
 
@@ -260,7 +299,7 @@ def _exact_rule(name: str, forward: Any, backward: Any, jvp: Any) -> _autograd.R
         _autograd.Rule(
             name=name,
             arguments=("first", "second"),
-            options=(("backend", "str"),),
+            options=_SHARED,
             core_dims=(2, 2),
             n_outputs=1,
             forward=forward,
