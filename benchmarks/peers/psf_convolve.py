@@ -2,7 +2,9 @@
 
 Peers: torch.fft padded to its fastest period, with autograd; the same with the gradients written out; scipy.fft; ducc0
 and pyFFTW where they are installed (the last with measured plans). Ratios are medians over interleaved rounds of peer
-over ours, and are what to quote; "best" is the fastest of all peers.
+over ours, and are what to quote; "best" is the fastest of all peers, in rounds of their own. The allocator keeps freed
+memory, at which torch is at its best, unless --return-memory is given. SciPy and ducc0 have threads of their own, and
+are at their best where torch's do not wait busily: OMP_WAIT_POLICY=passive.
 
     a  zeros outside, PSF of the size of the image        d  small PSFs on 128 x 128 images
     b  the same, circular                                 e  fourier_filter
@@ -21,7 +23,7 @@ from typing import NamedTuple
 
 import psf_peers
 import torch
-from pair_ratios import PairRatio, interleaved, pair_ratio, rounds_within
+from pair_ratios import OtherWork, PairRatio, interleaved, keep_freed_memory, pair_ratio, rounds_within
 from peak_memory import extra_megabytes
 from psf_peers import Library, Size
 from psf_shapes import (
@@ -133,23 +135,25 @@ def print_squares(shapes: list[Shape], libraries: dict[str, Library], repeats: i
     for shape in shapes:
         for backward in (False, True):
             calls, sizes = calls_of(shape, backward, libraries)
-            times = interleaved(calls, repeats)
-            own = statistics.median(times["ours"])
+            # Alone with ours first: other libraries have threads of their own, which torch's would meet.
+            times = interleaved({name: calls[name] for name in ("ours", "torch")}, repeats)
+            own, peer = (statistics.median(times[name]) for name in ("ours", "torch"))
             _, to_torch = ratios_to(times, ["torch"], 0.95)
+            times = interleaved(calls, repeats)
             best, to_best = ratios_to(times, list(sizes), 0.95)
             by_traffic = traffic(shape, backward) / bandwidth(shape)
             by_operations = operations(shape, backward) / ASSUMED_GFLOPS / 1e9
             floor, reason = max((by_traffic, "bytes"), (by_operations, "operations"))
             print(
                 f"{shape.batch:4d} x {shape.height:3d}^2 {'forward+backward' if backward else 'forward':<16}"
-                f" ours {1e3 * own:7.2f} ms  torch {1e3 * statistics.median(times['torch']):7.2f} ms"
+                f" ours {1e3 * own:7.2f} ms  torch {1e3 * peer:7.2f} ms"
                 f" (period {sizes['torch'][0]})"
                 f"  {to_torch.median:5.2f} x {verdict(to_torch.median, bar(shape, backward))}"
                 f"  best {best} {to_best.median:5.2f} x"
                 f"  {own / floor:4.1f} x the floor of {1e3 * floor:.2f} ms by {reason}"
             )
             others = (f"{name} {1e3 * statistics.median(times[name]):.2f} ({size[0]})" for name, size in sizes.items())
-            print(f"{'':14}ms (period): {', '.join(others)}")
+            print(f"{'':11}ms (period): {', '.join(others)}")
 
 
 def print_many(repeats: int) -> None:
@@ -343,15 +347,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--table", default="a,b,c,d,e,f", help="letters, separated by commas; see the top of the file")
     parser.add_argument("--memory", action="store_true", help="measure memory too: a minute")
+    parser.add_argument("--return-memory", action="store_true", help="let the allocator return memory to the system")
     arguments = parser.parse_args()
     chosen = [letter for letter in arguments.table.split(",") if letter]
     unknown = sorted(set(chosen) - set("abcdef"))
     if unknown:
         parser.error(f"--table: need letters of a,b,c,d,e,f, got {', '.join(unknown)}")
+    if not arguments.return_memory:
+        keep_freed_memory()
     torch.set_num_threads(arguments.threads)
     libraries = psf_peers.libraries(arguments.threads)
     print(f"torch {torch.__version__}, {_compiled.instruction_set()}, {arguments.threads} threads, float32, medians")
-    repeats = arguments.repeats
+    repeats, other = arguments.repeats, OtherWork()
     tables: dict[str, tuple[str, Callable[[], None]]] = {
         "a": ("zeros outside, PSF of the size of the image", lambda: print_squares(ZERO, libraries, repeats)),
         "b": ("circular, PSF of the size of the image", lambda: print_squares(CIRCULAR, libraries, repeats)),
@@ -367,6 +374,7 @@ def main() -> None:
     if arguments.memory:
         print("\nmemory")
         print_memory(arguments.threads)
+    print(f"\nother processes used {other.cores():.2f} cores meanwhile  (above 0.1 the times say little)")
 
 
 if __name__ == "__main__":
