@@ -144,7 +144,8 @@ class Schedule {
                 axis_of(vertical_, row_, rows.count),
                 axis_of(horizontal_, column_, columns.count),
                 real() ? (row_.size + 1) / 2 : row_.size,
-                std::max({a.first.columns, a.second.columns, columns.count}),
+                // An odd stride: groups of rows then spread over all sets of the caches.
+                std::max({a.first.columns, a.second.columns, columns.count}) | 1,
                 mirrored_.data(),
                 real() && row_.size % 2 == 0};
     const std::int64_t rows_padded = (problem_.plane_rows + kMaxLanes - 1) / kMaxLanes * kMaxLanes;

@@ -131,16 +131,17 @@ def _evaluate(
     kind: int, tensors: Any, window: tuple[int, ...], conjugate: bool, summed: int, backend: str
 ) -> tuple[tuple[Tensor, ...], Any]:
     first, second = (_compiled.plain(tensor) for tensor in tensors)
-    options = (window, conjugate, summed, _backend.threads())
+    threads = _backend.threads()
     if backend == "numba":
         from bitlens.kernels.psf_convolve import fallback  # compiling with Numba takes seconds
 
-        return (fallback.psf_convolve(kind, first, second, *options),), None
+        return (fallback.psf_convolve(kind, first, second, window, conjugate, summed, threads),), None
     if first.dtype == torch.complex64 and not all(_is_smooth(size) for size in first.shape[-2:]):
         # Bluestein's chirp costs three digits, which float32 cannot spare.
         wide = first.to(torch.complex128), second.to(torch.complex128)
-        return (_compiled.psf_convolve(backend, kind, *wide, *options).to(torch.complex64),), None
-    return (_compiled.psf_convolve(backend, kind, first, second, *options),), None
+        result = _compiled.psf_convolve(backend, kind, *wide, window, conjugate, summed, threads)
+        return (result.to(torch.complex64),), None
+    return (_compiled.psf_convolve(backend, kind, first, second, window, conjugate, summed, threads),), None
 
 
 def _is_smooth(size: int) -> bool:
@@ -234,7 +235,8 @@ _CONVOLVE = _autograd.register(
     )
 )
 
-# ---- filters of the exact size; options are whether the second operand is conjugated, the axes to sum over, backend ----
+# ---- filters of the exact size; options are whether the second operand is conjugated, the axes to sum over and the
+# backend ----
 
 
 def _exact_window(tensor: Tensor) -> tuple[int, ...]:
