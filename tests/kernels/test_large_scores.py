@@ -86,7 +86,9 @@ def test_gradients_of_log_sum_exps_at_any_scale(backend: str, output: str, scale
     with running(backend):
         ours = gradients(*inputs)
     for gradient, in_torch, true in zip(ours, plain, truth, strict=True):
-        limit = 2 * contract.relative_error(in_torch.double() / scale, true / scale) + 4 * torch.finfo(torch.float32).eps
+        limit = (
+            2 * contract.relative_error(in_torch.double() / scale, true / scale) + 4 * torch.finfo(torch.float32).eps
+        )
         assert contract.relative_error(gradient.double() / scale, true / scale) <= limit
 
 
