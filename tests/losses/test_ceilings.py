@@ -53,3 +53,24 @@ def test_cosine_scores_stay_below_their_ceiling(temperature: float, n: int) -> N
     ceiling = module.ceiling_nats(1, n)
     assert ceiling == min(math.log(n), 2 / temperature)
     assert 0.6 * ceiling < value < ceiling
+
+
+@pytest.mark.parametrize(("temperature", "ceiling"), [(0.05, math.log(6)), (2.0, 1.0)])
+def test_ceiling_of_nt_xent(temperature: float, ceiling: float) -> None:
+    """Where cosines do not limit it, orthogonal items whose views agree reach log n."""
+    module = losses.NTXent(temperature=temperature)
+    assert module.ceiling_nats(6) == pytest.approx(ceiling, rel=1e-14)
+    items = torch.eye(6, dtype=torch.float64)
+    value = float(module.value(items, items))
+    assert value < ceiling
+    if temperature < 1:
+        assert value == pytest.approx(ceiling, rel=1e-6)
+
+
+def test_the_cosine_ceiling_of_nt_xent_is_approached_at_high_temperature() -> None:
+    """Two items at opposite ends: log n - log(1 + 2 (n - 1) e^(-2/T)), the log 2 of the two views aside."""
+    ends = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    module = losses.NTXent(temperature=8.0)
+    value = float(module.value(ends, ends))
+    assert value == pytest.approx(math.log(2) - math.log1p(2 * math.exp(-2 / 8.0)), rel=1e-12)
+    assert module.ceiling_nats(2) == 0.25

@@ -77,6 +77,15 @@ def test_jensen_shannon_reads_its_value_off() -> None:
 # ---- Temperature and normalisation ----
 
 
+@pytest.mark.parametrize("learn", [False, True])
+def test_the_scale_of_the_user_stands_beside_the_temperature(learn: bool) -> None:
+    query, key = normal(9, 4), normal(12, 4, seed=1)
+    module = losses.InfoNCE(temperature=0.2, learn_temperature=learn).double()
+    expected = torch.nn.functional.cross_entropy(0.7 * query @ key.T / 0.2, torch.arange(9))
+    for scale in (0.7, torch.tensor(0.7, dtype=torch.float64)):
+        torch.testing.assert_close(module(query, key, scale=scale), expected, rtol=1e-7, atol=0, check_dtype=True)
+
+
 def test_a_learned_temperature_has_the_gradient_of_the_definition() -> None:
     module = losses.InfoNCE(temperature=0.2, learn_temperature=True, normalize=True).double()
     query, key = normal(9, 4), normal(12, 4, seed=1)
