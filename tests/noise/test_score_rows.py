@@ -103,3 +103,76 @@ def test_more_rows_than_columns_need_positives(name: str) -> None:
         _rows.score_rows(MODELS[name], measured, mean)
     with pytest.raises(ValueError, match="0 to 13"):
         _rows.score_rows(MODELS[name], measured, mean, positive=torch.full((15,), 14))
+
+
+@pytest.mark.parametrize("undefined", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ["gaussian", "gaussian map", "poisson", "poisson-gaussian", "surrogate"])
+def test_an_undefined_value_spoils_what_it_touches_and_nothing_else(name: str, undefined: float) -> None:
+    noise = MODELS["poisson-gaussian" if name == "surrogate" else name]
+    arguments = {"approximate": True} if name == "surrogate" else {}
+    measured, mean, positive = example(noise)
+    clean = noise.score_rows(measured, mean, positive=positive, **arguments)
+    pairs = noise.log_prob_pairs(measured, mean, **arguments)
+
+    spoiled = measured.clone()
+    spoiled[4, 1, 2] = undefined
+    rows = torch.arange(11) != 4
+    found = noise.score_rows(spoiled, mean, positive=positive, **arguments)
+    for ours, true in zip(found[:3], clean[:3], strict=True):
+        assert bool(ours[4].isnan())
+        torch.testing.assert_close(ours[rows], true[rows], rtol=1e-11, atol=1e-11)
+    assert bool(found.column_logsumexp.isnan().all())
+    matrix = noise.log_prob_pairs(spoiled, mean, **arguments)
+    assert not bool(torch.isfinite(matrix[4]).any())
+    torch.testing.assert_close(matrix[rows], pairs[rows], rtol=1e-11, atol=1e-11)
+
+    spoiled = mean.clone()
+    spoiled[3, 0, 1] = undefined
+    columns = torch.arange(14) != 3
+    found = noise.score_rows(measured, spoiled, positive=positive, **arguments)
+    own = positive != 3
+    torch.testing.assert_close(found.positive[own], clean.positive[own], rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(found.column_logsumexp[columns], clean.column_logsumexp[columns], rtol=1e-11, atol=1e-11)
+    assert bool(found.column_logsumexp[3].isnan())
+    matrix = noise.log_prob_pairs(measured, spoiled, **arguments)
+    assert not bool(torch.isfinite(matrix[:, 3]).any())
+    torch.testing.assert_close(matrix[:, columns], pairs[:, columns], rtol=1e-11, atol=1e-11)
+
+
+def test_an_undefined_count_on_a_dark_mean_is_not_impossible() -> None:
+    noise = PoissonNoise()
+    mean = torch.tensor([[0.0, 4.0], [3.0, 4.0]], dtype=torch.float64)
+    measured = torch.tensor([[math.nan, 3.0], [2.0, 4.0]], dtype=torch.float64)
+    scores = noise.log_prob_pairs(measured, mean)
+    assert scores[0].isnan().tolist() == [True, True]
+    assert torch.equal(scores[1], noise.log_prob(measured[1:], mean).sum(1))
+
+
+@pytest.mark.parametrize("name", [*MODELS, "surrogate"])
+def test_images_of_two_shapes_are_refused(name: str) -> None:
+    noise = MODELS["poisson-gaussian" if name == "surrogate" else name]
+    measured, mean, _ = example(noise)
+
+    def call(measured: Tensor, mean: Tensor) -> object:
+        if name == "surrogate":
+            return noise.score_rows(measured, mean, approximate=True)
+        return _rows.score_rows(noise, measured, mean)
+
+    for bad in (
+        (measured[:, :, :1], mean),
+        (measured, mean[:, :1]),
+        (measured[0, 0, 0], mean),
+        (measured, mean[0, 0, 0]),
+    ):
+        with pytest.raises(ValueError, match=r"(measured|mean).*need.*got"):
+            call(*bad)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "poisson", "surrogate"])
+def test_pairs_keep_single_precision_under_autocast(name: str) -> None:
+    noise = MODELS["poisson-gaussian" if name == "surrogate" else name]
+    arguments = {"approximate": True} if name == "surrogate" else {}
+    measured, mean, _ = example(noise)
+    expected = noise.log_prob_pairs(measured.float(), mean.float(), **arguments)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(noise.log_prob_pairs(measured.float(), mean.float(), **arguments), expected)

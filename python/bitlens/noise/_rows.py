@@ -37,8 +37,9 @@ def by_chunks(
     """From all scores of some rows at a time, which a gradient computes again.
 
     Raises:
-        ValueError: `positive` is not a column for each row, or absent with more rows than columns.
+        ValueError: `positive` is not a column for each row, or absent with more rows than columns; no images.
     """
+    _pairs.check_pixels(measured, mean)
     n, m = len(measured), len(mean)
     columns = _positives(positive, n, m, mean)
     chunk = max(1, _CHUNK_PAIRS // max(1, m))
