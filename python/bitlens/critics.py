@@ -19,19 +19,16 @@ __all__ = ["JointCritic"]
 class JointCritic(nn.Module):
     """Scores S_ij = MLP([x_i, z_j]) of all pairs, with ReLU and one or two hidden layers, in O((n + m) hidden) memory.
 
-    `critic(x, z)` takes x (..., n, query_features) and z (..., m, key_features) and returns `ops.InfoNCEScores`;
-    `positive` is as in `ops.joint_critic_scores`. Weights start as those of `nn.Linear` layers on the concatenated
-    inputs; the first one is kept in two halves.
+    `critic(x, z)` takes x (..., n, query_features) and z (..., m, key_features) and returns `ops.InfoNCEScores`.
+    Weights start as those of `nn.Linear` layers on the concatenated inputs; the first one is kept in two halves.
 
     Args:
         query_features, key_features: last axis of x and of z.
         hidden: units of the hidden layers, one or two numbers; a number alone is one layer.
-        generator: for the initial weights.
-        device, dtype: of the parameters, default torch's.
+        generator: for the initial weights. device, dtype: of the parameters, default torch's.
 
     Raises:
-        TypeError: a number is not whole.
-        ValueError: `hidden` has neither one nor two entries, or a number is not positive.
+        TypeError, ValueError: `hidden` has neither one nor two entries, or a number is not whole or not positive.
 
     Reference: Poole et al. (2019), sec. 3 (joint critics). arXiv:1905.06922
     """
@@ -71,7 +68,7 @@ class JointCritic(nn.Module):
 
     @full_precision
     def forward(self, x: Tensor, z: Tensor, *, positive: Tensor | None = None) -> ops.InfoNCEScores:
-        """Positives and log-sum-exps of the scores of all pairs of rows of x and z."""
+        """Positives and log-sum-exps of all pairs of rows of x and z; `positive` as in `ops.joint_critic_scores`."""
         for name, value, weight in (("x", x, self.query_weight), ("z", z, self.key_weight)):
             _check.tensor(name, value, (weight.dtype,))
             _check.at_least_dims(name, value, 2, "(..., samples, features)")

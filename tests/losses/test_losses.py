@@ -294,10 +294,11 @@ def test_one_pair_carries_nothing_and_has_no_negatives() -> None:
 @pytest.mark.parametrize("name", ["InfoNCE two-sided", "Interpolated 0.3", "FLO", "JensenShannon", "SMILE"])
 def test_compiles_without_graph_break(name: str) -> None:
     module = LOSSES[name][0]
-    query, key, _, _, extra, _ = problem(6, 9)
+    query, key, _, _, extra, positive = problem(6, 9)
+    arguments = {"positive": positive, **extra_of(name, extra)}
     torch.compiler.reset()
     traced = torch.compile(module, fullgraph=True, backend="aot_eager")
-    expected, value = (f(query, key, **extra_of(name, extra)) for f in (module, traced))
+    expected, value = (f(query, key, **arguments) for f in (module, traced))
     torch.testing.assert_close(value, expected, rtol=1e-13, atol=1e-13)
     for a, b in zip(torch.autograd.grad(value, [query, key]), torch.autograd.grad(expected, [query, key]), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
