@@ -26,6 +26,7 @@ def test_wrong_arguments_are_named() -> None:
         (TypeError, "PairwiseMapSums, got InfoNCEScores", lambda: losses.SMILE()(scores)),
         (ValueError, "key: need None beside InfoNCEScores", lambda: losses.NWJ()(scores, key)),
         (ValueError, "scale: need 1 beside InfoNCEScores, got 2", lambda: losses.NWJ()(scores, scale=2.0)),
+        (ValueError, "scale: need 1 beside InfoNCEScores", lambda: losses.NWJ()(scores, scale=torch.tensor(1.0))),
         (ValueError, "temperature", lambda: losses.InfoNCE(temperature=0.5)(scores)),
         (ValueError, "temperature: need a finite number above 0, got -1", lambda: losses.InfoNCE(temperature=-1.0)),
         (TypeError, "temperature: need a number, got str", lambda: losses.NTXent(temperature="1")),
@@ -61,6 +62,7 @@ def test_wrong_arguments_are_named() -> None:
             "scale: need a number or a torch.Tensor, got list",
             lambda: losses.SMILE()(query, key, scale=[1.0]),
         ),
+        (ValueError, r"key: need shape \(..., m, d\), got \(2,\)", lambda: losses.SMILE()(query, key[0])),
         (TypeError, "clip: need a number, got str", lambda: losses.SMILE(clip="5")),
         (ValueError, "clip: need a number above 0 and at most 600, got inf", lambda: losses.SMILE(clip=math.inf)),
         (ValueError, "clip: need a number above 0 and at most 600, got nan", lambda: losses.SMILE(clip=math.nan)),
@@ -156,6 +158,7 @@ def test_sums_of_another_map_are_refused() -> None:
         assert bool(torch.compile(call, fullgraph=True, backend="aot_eager")(sums).isnan())
         many = ops.PairwiseMapSums(*(torch.stack([part, part]) for part in sums))
         assert torch.func.vmap(call)(many).isnan().all()
+        assert torch.compile(call, fullgraph=True, backend="aot_eager")(many).isnan().all()
         with pytest.raises(ValueError, match=f"query: need PairwiseMapSums {match}"):
             call(many)
     assert float(losses.SMILE(1.0).value(clipped)) == float(losses.SMILE(1.0).value(query, key))

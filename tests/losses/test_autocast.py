@@ -87,3 +87,19 @@ def test_compiles_under_autocast(name: str) -> None:
     torch.compiler.reset()
     traced = torch.compile(loss, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(traced(query, key), loss(query, key))
+
+
+def test_half_precision_scores_are_taken_in_single() -> None:
+    query, key = (normal(n, 3, seed=n, dtype=torch.float32) for n in (5, 7))
+    half = ops.InfoNCEScores(*(part.bfloat16() for part in ops.infonce_scores(query, key)))
+    single = ops.InfoNCEScores(*(part.float() for part in half))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(losses.NWJ()(half), losses.NWJ()(single))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_tensors_without_values_have_a_shape(name: str) -> None:
+    """The meta device knows no autocast, and no values to look at."""
+    query, key, extra = (torch.empty(shape, device="meta") for shape in ((2, 5, 3), (2, 7, 3), (2, 5)))
+    assert LOSSES[name][0](query, key, **extra_of(name, extra)).shape == ()
+    assert LOSSES[name][0].value(query, key, **extra_of(name, extra)).shape == (2,)

@@ -74,6 +74,13 @@ def test_jensen_shannon_reads_its_value_off() -> None:
         torch.testing.assert_close(value, true, rtol=1e-12, atol=1e-12)
 
 
+def test_a_positive_far_below_zero_keeps_its_exponential() -> None:
+    """log(1 + exp 21) is 21 and 8e-10 more."""
+    query, key = torch.tensor([[1.0]], dtype=torch.float64), torch.tensor([[-21.0], [0.0]], dtype=torch.float64)
+    expected = math.log1p(math.exp(-21.0)) + 21.0 + math.log(2.0)
+    assert float(losses.JensenShannon()(query, key)) == pytest.approx(expected, rel=1e-14)
+
+
 # ---- Temperature and normalisation ----
 
 
@@ -287,8 +294,11 @@ def test_one_pair_carries_nothing_and_has_no_negatives() -> None:
     for name in LOSSES:
         if name.startswith("InfoNCE"):
             continue
-        with pytest.raises(ValueError, match=r"key: need at least 2 keys.*got 1"):
-            LOSSES[name][0](query, key, **extra_of(name, torch.zeros(1, dtype=torch.float64)))
+        for call in (LOSSES[name][0].forward, LOSSES[name][0].value):
+            with pytest.raises(ValueError, match=r"key: need at least 2 keys.*got 1"):
+                call(query, key, **extra_of(name, torch.zeros(1, dtype=torch.float64)))
+    with pytest.raises(ValueError, match=r"key: need at least 2 keys.*got 1"):
+        losses.JensenShannon(read_off="dv").value(query, key)
 
 
 @pytest.mark.parametrize("name", ["InfoNCE two-sided", "Interpolated 0.3", "FLO", "JensenShannon", "SMILE"])

@@ -86,6 +86,13 @@ def test_a_count_on_a_dark_mean_costs_much_and_leaves_other_sums_alone() -> None
         torch.testing.assert_close(ours, truth, rtol=1e-10, atol=1e-10)
 
 
+def test_a_model_with_a_way_of_its_own_goes_it() -> None:
+    """The floor of 1e-30 under a dark mean: 69 nats for a count, where the likelihood itself is 0."""
+    measured, mean = torch.tensor([[1.0]], dtype=torch.float64), torch.tensor([[0.0], [2.0]], dtype=torch.float64)
+    found = _rows.score_rows(PoissonNoise(), measured, mean)
+    assert float(found.positive) == pytest.approx(-30 * math.log(10.0), rel=1e-12)
+
+
 def test_surrogate_of_a_sensor_is_that_of_its_pairs() -> None:
     noise = MODELS["poisson-gaussian"]
     assert isinstance(noise, PoissonGaussianNoise)
@@ -101,8 +108,15 @@ def test_more_rows_than_columns_need_positives(name: str) -> None:
     measured, mean, _ = example(MODELS[name], n=15, m=14)
     with pytest.raises(ValueError, match="positive"):
         _rows.score_rows(MODELS[name], measured, mean)
-    with pytest.raises(ValueError, match="0 to 13"):
-        _rows.score_rows(MODELS[name], measured, mean, positive=torch.full((15,), 14))
+    for bad in (14, -1):
+        with pytest.raises(ValueError, match="0 to 13"):
+            _rows.score_rows(MODELS[name], measured, mean, positive=torch.full((15,), bad))
+    with pytest.raises(ValueError, match=r"positive: need shape .*got \(14,\)"):
+        _rows.score_rows(MODELS[name], measured, mean, positive=torch.arange(14))
+    with pytest.raises(TypeError, match="positive: need int64, got int32"):
+        _rows.score_rows(MODELS[name], measured, mean, positive=torch.zeros(15, dtype=torch.int32))
+    with pytest.raises(TypeError, match=r"positive: need a torch.Tensor, got list"):
+        _rows.score_rows(MODELS[name], measured, mean, positive=[0] * 15)
 
 
 @pytest.mark.parametrize("undefined", [math.nan, math.inf])
@@ -176,3 +190,56 @@ def test_pairs_keep_single_precision_under_autocast(name: str) -> None:
     expected = noise.log_prob_pairs(measured.float(), mean.float(), **arguments)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(noise.log_prob_pairs(measured.float(), mean.float(), **arguments), expected)
+
+
+class BoundedNoise(LaplaceNoise):
+    """Nothing further than 30 from the mean."""
+
+    def log_prob(self, measured: Tensor, mean: Tensor) -> Tensor:
+        distance = (measured - mean).abs()
+        return torch.where(distance > 30, -math.inf, -distance)
+
+
+def test_a_row_that_no_mean_allows_has_no_sum_and_no_gradient() -> None:
+    noise = BoundedNoise()
+    measured, mean, positive = example(noise)
+    measured[4] = 1000.0
+    mean.requires_grad_()
+    found = _rows.score_rows(noise, measured, mean, positive=positive)
+    for part in found[:3]:
+        assert float(part[4].detach()) == -math.inf
+    rows = torch.arange(11) != 4
+    expected = _rows.score_rows(noise, measured[rows], mean, positive=positive[rows])
+    (gradient,) = torch.autograd.grad(found.row_logsumexp.sum() + found.column_logsumexp.sum(), mean)
+    (true,) = torch.autograd.grad(expected.row_logsumexp.sum() + expected.column_logsumexp.sum(), mean)
+    torch.testing.assert_close(gradient, true, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_of_chunks_keep_no_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scores of a chunk are made again on the way back, so that one chunk exists at a time."""
+    monkeypatch.setattr(_rows, "_CHUNK_PAIRS", 3 * 14)
+    measured, mean, positive = example(MODELS["own"])
+    mean.requires_grad_()
+    chunks = []
+
+    def scores_of(rows: Tensor) -> Tensor:
+        chunks.append(len(rows))
+        return -(rows[:, None] - mean[None]).abs().flatten(2).sum(2)
+
+    found = _rows.by_chunks(scores_of, measured, mean, positive)
+    assert chunks == [3, 3, 3, 2]
+    found.row_logsumexp.sum().backward()
+    assert sorted(chunks) == sorted(2 * [3, 3, 3, 2])
+
+
+def test_nothing_against_nothing() -> None:
+    measured, mean, _ = example(MODELS["own"])
+    found = _rows.score_rows(MODELS["own"], measured[:0], mean[:0])
+    assert [tuple(part.shape) for part in found] == [(0,)] * 4
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_columns_without_rows_have_no_sum(name: str) -> None:
+    measured, mean, _ = example(MODELS[name])
+    found = _rows.score_rows(MODELS[name], measured[:0], mean)
+    assert torch.equal(found.column_logsumexp, torch.full((14,), -math.inf, dtype=torch.float64))

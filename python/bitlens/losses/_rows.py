@@ -113,7 +113,7 @@ def rows_of(scores: ops.InfoNCEScores, *, need_negatives: bool) -> Rows:
         there.sum(dim=-1).to(scores.positive.dtype)
         for there in (present, scores.column_logsumexp.detach() != -torch.inf)
     )
-    live = present & (scores.positive.detach() != -torch.inf)
+    live = scores.positive.detach() != -torch.inf  # which it is in a masked row as well
     if need_negatives:
         live = live & (n_keys > 1).unsqueeze(-1)
     positive, total, negatives = (torch.where(live, part, 0.0) for part in scores[:3])
