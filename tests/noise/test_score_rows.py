@@ -197,7 +197,7 @@ class BoundedNoise(LaplaceNoise):
 
     def log_prob(self, measured: Tensor, mean: Tensor) -> Tensor:
         distance = (measured - mean).abs()
-        return torch.where(distance > 30, -math.inf, -distance)
+        return torch.where(distance > 30, -math.inf, 0.0) - distance
 
 
 def test_a_row_that_no_mean_allows_has_no_sum_and_no_gradient() -> None:

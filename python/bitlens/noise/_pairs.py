@@ -65,7 +65,7 @@ def centre_of(images: Tensor) -> Tensor:
     values = images.detach()
     finite = torch.isfinite(_rows(values)).all(dim=1)
     kept = torch.where(finite.reshape(-1, *(1,) * (values.ndim - 1)), values, 0.0)
-    return kept.sum(dim=0) / finite.sum().clamp(min=1)
+    return kept.sum(dim=0) / finite.sum()
 
 
 def gaussian(measured: Tensor, mean: Tensor, std: Tensor) -> Bilinear:
