@@ -83,6 +83,13 @@ def test_wrong_arguments_are_named() -> None:
         JointCritic(2, 2, (4, 4, 4))
     with pytest.raises(ValueError, match=r"key_features.*positive.*0"):
         JointCritic(2, 0)
+    for bad in (64.5, "64", None):
+        with pytest.raises(TypeError, match=rf"hidden: need a whole number.*got {type(bad).__name__}"):
+            JointCritic(2, 2, bad)
+    with pytest.raises(TypeError, match="hidden: need a whole number, got float"):
+        JointCritic(2, 2, (64.5,))
+    with pytest.raises(TypeError, match="query_features: need a whole number, got float"):
+        JointCritic(2.0, 2)
     critic = JointCritic(2, 3)
     with pytest.raises(ValueError, match=r"z: need 3 features, got shape \(5, 2\)"):
         critic(torch.zeros(5, 2), torch.zeros(5, 2))
@@ -90,3 +97,10 @@ def test_wrong_arguments_are_named() -> None:
         critic(torch.zeros(2), torch.zeros(5, 3))
     with pytest.raises(TypeError, match="x: need float32, got float64"):
         critic(torch.zeros(5, 2).double(), torch.zeros(5, 3))
+
+
+def test_a_number_is_one_hidden_layer() -> None:
+    one, two = (JointCritic(2, 3, hidden, generator=generator(0)) for hidden in (5, (5,)))
+    assert repr(one) == repr(two) == "JointCritic(2, 3, hidden=(5,))"
+    for a, b in zip(one.parameters(), two.parameters(), strict=True):
+        assert torch.equal(a, b)

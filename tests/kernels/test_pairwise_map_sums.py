@@ -237,7 +237,7 @@ def test_a_masked_key_is_a_key_that_is_not_there(backend: str, name: str, limit:
 def test_one_key_leaves_nothing_to_sum(backend: str) -> None:
     with running(backend):
         sums = ops.pairwise_map_sums(torch.ones(1, 2), torch.ones(1, 2), map="softplus")
-    assert [float(part) for part in sums] == [2.0, 0.0, 0.0]
+    assert [float(part) for part in sums[:3]] == [2.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("bad", [math.nan, INFINITY, -INFINITY])

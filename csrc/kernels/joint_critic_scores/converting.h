@@ -20,6 +20,12 @@ BITLENS_FUNCTION void store(T* target, Pack value) {
   *(typename Narrow<T>::Vector*)target = __builtin_convertvector(value, typename Narrow<T>::Vector);
 }
 
+// The nearest values of T.
+template <class T>
+BITLENS_FUNCTION Pack rounded(Pack value) {
+  return __builtin_convertvector(__builtin_convertvector(value, typename Narrow<T>::Vector), Pack);
+}
+
 }  // namespace score_sums
 }  // namespace BITLENS_ISA
 }  // namespace bitlens

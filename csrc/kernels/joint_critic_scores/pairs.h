@@ -19,6 +19,7 @@ using infonce::multiply;
 using infonce::panel_width;
 using infonce::round_up;
 using score_sums::load;
+using score_sums::rounded;
 using score_sums::store;
 
 // Rows of the blocks below: each is a divisor of kPadding, and leaves registers for the operands.
@@ -52,6 +53,8 @@ BITLENS_FUNCTION void add_line(double* target, const T* values, int64_t count) {
 // ---- One hidden layer ----
 
 // scores[i * kTile + j] = sum over c of w[c] relu(queries[i][c] + keys[j][c]); `partial` is of the same shape.
+// Scores have the precision of T: the totals that the gradient takes from them do, and of a large score and its total
+// only what rounds alike cancels.
 template <class T>
 BITLENS_FUNCTION void one_layer_scores(double* scores, T* partial, const T* queries, int64_t step, const T* panels,
                                        const T* output, int64_t hidden, int64_t rows, int64_t columns) {
@@ -82,8 +85,8 @@ BITLENS_FUNCTION void one_layer_scores(double* scores, T* partial, const T* quer
     }
     for (int64_t i = 0; i < rows; ++i) {
       for (int64_t j = i * kTile; j < i * kTile + padded_columns; j += BITLENS_PACK_WIDTH) {
-        const Pack part = load(partial + j);
-        store(scores + j, done == 0 ? part : load(scores + j) + part);
+        const Pack part = load(partial + j), sum = done == 0 ? part : load(scores + j) + part;
+        store(scores + j, done + depth < hidden ? sum : rounded<T>(sum));
       }
     }
     done += depth;

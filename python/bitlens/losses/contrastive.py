@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bitlens import ops
 from bitlens.kernels import _check
+from bitlens.kernels._autocast import full_precision
 from bitlens.losses import _rows
 from bitlens.losses._rows import Bound
 
@@ -20,6 +21,7 @@ class InfoNCE(nn.Module):
 
     Two-sided, half of it is the same over the columns. Ceiling: log K of the K keys, two-sided the mean of log K and
     log n; with normalised rows also 2 / temperature. The bound holds when keys are drawn independently of each other.
+    A row that is masked or whose positive is (a score of -inf) is left out; a batch element without rows adds nothing.
 
     Args:
         temperature: above 0. learn_temperature: whether `log_temperature` is a parameter.
@@ -52,11 +54,18 @@ class InfoNCE(nn.Module):
         """What the scores are divided by now."""
         return self._fixed_temperature or math.exp(float(self.log_temperature.detach()))
 
+    def extra_repr(self) -> str:
+        learned = ", learn_temperature=True" if self.learn_temperature else ""
+        return f"temperature={self.temperature:g}{learned}, two_sided={self.two_sided}, normalize={self.normalize}"
+
     def ceiling_nats(self, n_queries: int, n_keys: int) -> float:
         """The largest value, whatever the critic; for scores with scale 1 and without biases where normalised."""
+        _rows.require_count("n_queries", n_queries, 1)
+        _rows.require_count("n_keys", n_keys, 1)
         ceiling = 0.5 * (math.log(n_queries) + math.log(n_keys)) if self.two_sided else math.log(n_keys)
         return min(ceiling, 2 / self.temperature) if self.normalize else ceiling
 
+    @full_precision
     def forward(
         self,
         query: Tensor | ops.InfoNCEScores,
@@ -70,12 +79,15 @@ class InfoNCE(nn.Module):
         """The loss, a mean over rows and leading axes.
 
         Args:
-            query: (..., n, d), or the `InfoNCEScores` of any critic; then only `positive` may stand beside it.
+            query: (..., n, d), or the `InfoNCEScores` of any critic, with nothing beside it one-sided. Two-sided they
+                need the `positive` that they were made with, since they do not tell whose column is whose.
             key, positive, scale, query_bias, key_bias: as in `ops.infonce_scores`. More keys than queries are extra
-                negatives. A bias of -inf masks its row or key.
+                negatives. A bias of -inf masks its row or key. Two-sided, no positive may repeat among the rows.
         """
-        return self._loss_and_reference(query, key, positive, scale, query_bias, key_bias)[0].mean()
+        loss, _, live = self._parts(query, key, positive, scale, query_bias, key_bias)
+        return _rows.mean_over_elements(loss, live)
 
+    @full_precision
     def value(
         self,
         query: Tensor | ops.InfoNCEScores,
@@ -86,11 +98,11 @@ class InfoNCE(nn.Module):
         query_bias: Tensor | None = None,
         key_bias: Tensor | None = None,
     ) -> Tensor:
-        """The lower bound in nats, in the shape of the leading axes."""
-        loss, reference = self._loss_and_reference(query, key, positive, scale, query_bias, key_bias)
-        return reference - loss
+        """The lower bound in nats, in the shape of the leading axes; NaN where no row is left."""
+        loss, reference, live = self._parts(query, key, positive, scale, query_bias, key_bias)
+        return _rows.or_nan(reference - loss, live)
 
-    def _loss_and_reference(
+    def _parts(
         self,
         query: Tensor | ops.InfoNCEScores,
         key: Tensor | None,
@@ -98,32 +110,36 @@ class InfoNCE(nn.Module):
         scale: float | Tensor,
         query_bias: Tensor | None,
         key_bias: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """The loss and the log of the number of candidates, by leading axes."""
-        if isinstance(query, ops.InfoNCEScores):
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss and the log of the number of candidates, by leading axes, and which rows count."""
+        beside_scores = isinstance(query, ops.InfoNCEScores)
+        if beside_scores:
             if self.learn_temperature or self.temperature != 1.0 or self.normalize:
                 raise ValueError(
                     "query: need a torch.Tensor where there is a temperature or rows are normalised, got InfoNCEScores"
                 )
+            if self.two_sided and positive is None:
+                raise ValueError(
+                    "positive: need the column of each row's positive beside InfoNCEScores when two-sided, since the "
+                    "scores do not tell it, got None"
+                )
         elif isinstance(query, Tensor) and isinstance(key, Tensor):
             if self.normalize:
                 query, key = (nn.functional.normalize(rows, dim=-1) for rows in (query, key))
+            scale = _rows.checked_scale(scale)
             if self.learn_temperature:
                 scale = scale * torch.exp(-self.log_temperature).to(query)
             else:
                 scale = scale / self.temperature
-        scores = _rows.scores_of(query, key, positive, scale, query_bias, key_bias)
-        rows = _rows.rows_of(scores)
+        made_with = None if beside_scores and self.two_sided else positive
+        scores = _rows.scores_of(query, key, made_with, scale, query_bias, key_bias)
+        rows = _rows.rows_of(scores, need_negatives=False)
         loss, reference = _rows.row_mean(rows.total - rows.positive, rows.live), torch.log(rows.n_keys)
         if not self.two_sided:
-            return loss, reference
-        n, column = rows.positive.shape[-1], scores.column_logsumexp
-        if positive is None:
-            own = column[..., :n]
-        else:
-            own = column.gather(-1, positive.expand(*column.shape[:-1], n))
-        other = _rows.row_mean(torch.where(rows.live, own, 0.0) - rows.positive, rows.live)
-        return 0.5 * (loss + other), 0.5 * (reference + torch.log(rows.live.sum(dim=-1).to(reference.dtype)))
+            return loss, reference, rows.live
+        own = _rows.own_columns(positive, scores, rows.live)
+        other = _rows.row_mean(own - rows.positive, rows.live)
+        return 0.5 * (loss + other), 0.5 * (reference + torch.log(rows.n_queries)), rows.live
 
 
 class NTXent(nn.Module):
@@ -142,17 +158,24 @@ class NTXent(nn.Module):
         super().__init__()
         self.temperature = _checked_temperature(temperature)
 
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature:g}"
+
     def ceiling_nats(self, n_pairs: int) -> float:
         """The largest value, whatever the encoder."""
+        _rows.require_count("n_pairs", n_pairs, 1)
         return min(math.log(n_pairs), 2 / self.temperature)
 
+    @full_precision
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """The loss for views (..., n, d) of the same n items, normalised here; a mean over rows and leading axes."""
         return self._loss(first, second).mean()
 
+    @full_precision
     def value(self, first: Tensor, second: Tensor) -> Tensor:
         """The lower bound in nats, in the shape of the leading axes."""
-        return math.log(first.shape[-2]) - self._loss(first, second)
+        loss = self._loss(first, second)
+        return math.log(first.shape[-2]) - loss
 
     def _loss(self, first: Tensor, second: Tensor) -> Tensor:
         one = _check.tensor("first", first)

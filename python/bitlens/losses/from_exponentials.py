@@ -1,6 +1,8 @@
 """Bounds and estimates of mutual information that need sums of exp S only, which log-sum-exps give exactly.
 
-In all of them S_ij scores query i with key j, a_i = S_{i, positive_i}, and pairs are those with j != positive_i.
+In all of them S_ij scores query i with key j, a_i = S_{i, positive_i}, and pairs are those with j != positive_i. A row
+that is masked, whose positive is (a score of -inf), or to which masks leave no negative, is left out; a batch element
+without rows adds nothing to the loss and has the value NaN.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from bitlens import ops
 from bitlens.kernels import _check
+from bitlens.kernels._autocast import full_precision
 from bitlens.losses import _rows
 from bitlens.losses._rows import Bound, Rows
 
@@ -24,6 +27,7 @@ class _FromScores(nn.Module):
     bound: ClassVar[Bound]
     _sign: ClassVar[float] = -1.0  # of the value in the loss
 
+    @full_precision
     def forward(
         self,
         query: Tensor | ops.InfoNCEScores,
@@ -35,9 +39,10 @@ class _FromScores(nn.Module):
         key_bias: Tensor | None = None,
     ) -> Tensor:
         """The loss, a mean over leading axes; arguments as in `InfoNCE`."""
-        value = self.value(query, key, positive=positive, scale=scale, query_bias=query_bias, key_bias=key_bias)
-        return self._sign * value.mean()
+        rows = _checked_rows(query, key, positive, scale, query_bias, key_bias)
+        return self._sign * _rows.mean_over_elements(self._value(rows), rows.live)
 
+    @full_precision
     def value(
         self,
         query: Tensor | ops.InfoNCEScores,
@@ -49,7 +54,8 @@ class _FromScores(nn.Module):
         key_bias: Tensor | None = None,
     ) -> Tensor:
         """The value in nats, in the shape of the leading axes; ValueError with a single key."""
-        return self._value(_checked_rows(query, key, positive, scale, query_bias, key_bias))
+        rows = _checked_rows(query, key, positive, scale, query_bias, key_bias)
+        return _rows.or_nan(self._value(rows), rows.live)
 
     @abstractmethod
     def _value(self, rows: Rows) -> Tensor: ...
@@ -109,8 +115,9 @@ class Interpolated(nn.Module):
 
     q_i is a baseline for query i, p(query_i) in the units of exp S; m'_i the mean of exp S over the K - 1 negatives of
     a row; m_i that of its positive and K - 2 negatives, each counted with weight (K - 2) / (K - 1), which by the
-    concavity of log lies below the average of Poole's bound over the negative left out. alpha = 1 is InfoNCE with
-    K - 1 keys, alpha = 0 is NWJ with the baseline. Ceiling: log((K - 1) / alpha) + 1. The loss is minus the value.
+    concavity of log lies below the average of Poole's bound over the negative left out. So alpha = 1 lies below the
+    average of InfoNCE over the K - 1 ways to leave one negative out, and alpha = 0 is NWJ with the baseline. Ceiling:
+    log((K - 1) / alpha) + 1, without the 1 at alpha = 1. The loss is minus the value.
 
     Args:
         alpha: between 0 and 1.
@@ -126,12 +133,18 @@ class Interpolated(nn.Module):
             raise ValueError(f"alpha: need a number from 0 to 1, got {alpha}")
         self.alpha = float(alpha)
 
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha:g}"
+
     def ceiling_nats(self, n_queries: int, n_keys: int) -> float | None:
         """The largest value, whatever critic and baseline; None at alpha = 0."""
+        _rows.require_count("n_queries", n_queries, 1)
+        _rows.require_count("n_keys", n_keys, 2)
         if self.alpha == 0.0:
             return None
         return math.log((n_keys - 1) / self.alpha) + (1.0 if self.alpha < 1.0 else 0.0)
 
+    @full_precision
     def forward(
         self,
         query: Tensor | ops.InfoNCEScores,
@@ -149,16 +162,10 @@ class Interpolated(nn.Module):
             log_baseline: log q_i, (..., n) in nats; may be left out when alpha is 1.
             query, key, positive, scale, query_bias, key_bias: as in `InfoNCE`.
         """
-        value = self.value(
-            *(query, key),
-            log_baseline=log_baseline,
-            positive=positive,
-            scale=scale,
-            query_bias=query_bias,
-            key_bias=key_bias,
-        )
-        return -value.mean()
+        rows = _checked_rows(query, key, positive, scale, query_bias, key_bias)
+        return -_rows.mean_over_elements(self._value(rows, log_baseline), rows.live)
 
+    @full_precision
     def value(
         self,
         query: Tensor | ops.InfoNCEScores,
@@ -172,12 +179,15 @@ class Interpolated(nn.Module):
     ) -> Tensor:
         """The lower bound in nats, in the shape of the leading axes; ValueError with a single key."""
         rows = _checked_rows(query, key, positive, scale, query_bias, key_bias)
+        return _rows.or_nan(self._value(rows, log_baseline), rows.live)
+
+    def _value(self, rows: Rows, log_baseline: object) -> Tensor:
         log_q = None
         if self.alpha < 1.0:
             if log_baseline is None:
                 raise ValueError(f"log_baseline: need a tensor (..., n) with alpha = {self.alpha}, got None")
             log_q = torch.where(rows.live, _per_row("log_baseline", log_baseline, rows), 0.0)
-        n_negatives = (rows.n_keys - 1).unsqueeze(-1)
+        n_negatives = _rows.n_negatives(rows).unsqueeze(-1)
         log_other = _log_mean_of_negatives(rows)  # m'
         # (K - 2) m' is the sum of exp S over K - 2 negatives; with two keys nothing is left of it.
         log_own = torch.logaddexp(rows.positive, log_other + torch.log(n_negatives - 1)) - torch.log(n_negatives)
@@ -209,6 +219,7 @@ class FLO(nn.Module):
         """The largest value, whatever the critics: none."""
         return None
 
+    @full_precision
     def forward(
         self,
         query: Tensor | ops.InfoNCEScores,
@@ -221,9 +232,10 @@ class FLO(nn.Module):
         key_bias: Tensor | None = None,
     ) -> Tensor:
         """The loss, a mean over leading axes; u (..., n) in nats, the others as in `InfoNCE`."""
-        value = self.value(query, key, u=u, positive=positive, scale=scale, query_bias=query_bias, key_bias=key_bias)
-        return -value.mean()
+        rows = _checked_rows(query, key, positive, scale, query_bias, key_bias)
+        return -_rows.mean_over_elements(self._value(rows, u), rows.live)
 
+    @full_precision
     def value(
         self,
         query: Tensor | ops.InfoNCEScores,
@@ -237,6 +249,9 @@ class FLO(nn.Module):
     ) -> Tensor:
         """The lower bound in nats, in the shape of the leading axes; ValueError with a single key."""
         rows = _checked_rows(query, key, positive, scale, query_bias, key_bias)
+        return _rows.or_nan(self._value(rows, u), rows.live)
+
+    def _value(self, rows: Rows, u: object) -> Tensor:
         own = torch.where(rows.live, _per_row("u", u, rows), 0.0)
         excess = torch.exp(_log_mean_of_negatives(rows) - rows.positive - own)
         return 1 - _rows.row_mean(own + excess, rows.live)
@@ -252,12 +267,12 @@ def _checked_rows(
 ) -> Rows:
     scores = _rows.scores_of(query, key, positive, scale, query_bias, key_bias)
     _rows.require_negatives(scores.column_logsumexp.shape[-1])
-    return _rows.rows_of(scores)
+    return _rows.rows_of(scores, need_negatives=True)
 
 
 def _log_mean_of_negatives(rows: Rows) -> Tensor:
     """log of the mean of exp S over each row's negatives."""
-    return rows.negatives - torch.log(rows.n_keys - 1).unsqueeze(-1)
+    return rows.negatives - torch.log(_rows.n_negatives(rows)).unsqueeze(-1)
 
 
 def _per_row(name: str, values: object, rows: Rows) -> Tensor:

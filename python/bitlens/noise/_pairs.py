@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bitlens.kernels._autocast import full_precision
 from bitlens.noise._abilities import HasPairs
 from bitlens.noise.base import NoiseModel, ScoreFeatures
 
@@ -24,6 +25,7 @@ class Bilinear(NamedTuple):
     query_bias: Tensor
     key_bias: Tensor
 
+    @full_precision
     def matrix(self) -> Tensor:
         """All scores."""
         return self.query @ self.key.T + self.query_bias[:, None] + self.key_bias
@@ -58,6 +60,14 @@ def _rows(images: Tensor) -> Tensor:
     return images.reshape(len(images), math.prod(images.shape[1:]))
 
 
+def centre_of(images: Tensor) -> Tensor:
+    """Mean over the first axis without images that hold a NaN or an infinity: those spoil their own scores only."""
+    values = images.detach()
+    finite = torch.isfinite(_rows(values)).all(dim=1)
+    kept = torch.where(finite.reshape(-1, *(1,) * (values.ndim - 1)), values, 0.0)
+    return kept.sum(dim=0) / finite.sum()
+
+
 def gaussian(measured: Tensor, mean: Tensor, std: Tensor) -> Bilinear:
     """Whitened and centred on the mean image: z . y - |z|^2 / 2 - |y|^2 / 2 and the constants.
 
@@ -66,7 +76,7 @@ def gaussian(measured: Tensor, mean: Tensor, std: Tensor) -> Bilinear:
     check_pixels(measured, mean)
     z, y = (tensor.to(torch.float64) for tensor in (measured, mean))
     std = std.to(y)
-    centre = y.detach().mean(0)
+    centre = centre_of(y)
     z, y = (_rows((tensor - centre) / std) for tensor in (z, y))
     constant = torch.log(std).expand(mean.shape[1:]).sum() + 0.5 * math.log(2 * math.pi) * math.prod(mean.shape[1:])
     return _rounded(z, y, -0.5 * (z**2).sum(1) - constant, -0.5 * (y**2).sum(1), mean.dtype)
@@ -77,25 +87,26 @@ def poisson(measured: Tensor, mean: Tensor) -> Tensor:
     check_pixels(measured, mean)
     z, y = (_rows(tensor.to(torch.float64)) for tensor in (measured, mean))
     dark = y == 0
-    centre = y.detach().mean(0)
+    centre = centre_of(y)
     # A mean of 0 allows no count, so any logarithm does for it: that of the mean image leaves nothing to round.
     log_y = torch.log(torch.where(dark, torch.where(centre > 0, centre, 1.0), y))
     scores = _poisson(z, y, log_y, mean.dtype).matrix()
     if not bool(dark.any()):
         return scores
     impossible = (z.detach() != 0).to(mean.dtype) @ dark.to(mean.dtype).T
-    return scores.masked_fill(impossible > 0, -torch.inf)
+    return scores.masked_fill((impossible > 0) & ~scores.detach().isnan(), -torch.inf)
 
 
 def poisson_with_floor(measured: Tensor, mean: Tensor) -> Bilinear:
     """The bilinear form of counts, in which a count at a mean of 0 costs 69 nats."""
+    check_pixels(measured, mean)
     z, y = (_rows(tensor.to(torch.float64)) for tensor in (measured, mean))
     return _poisson(z, y, torch.log(y.clamp(min=DARK_FLOOR)), mean.dtype)
 
 
 def _poisson(z: Tensor, y: Tensor, log_y: Tensor, dtype: torch.dtype) -> Bilinear:
     """(z - m) . (log y - l) with m . log y and l . z in the biases."""
-    centre, centre_log = y.detach().mean(0), log_y.detach().mean(0)
+    centre, centre_log = centre_of(y), centre_of(log_y)
     row_bias = (z - centre) @ centre_log - torch.lgamma(z + 1).sum(1)
     return _rounded(z - centre, log_y - centre_log, row_bias, log_y @ centre - y.sum(1), dtype)
 
@@ -107,5 +118,5 @@ def from_features(features: ScoreFeatures, dtype: torch.dtype) -> Bilinear:
 
 def _rounded(z: Tensor, y: Tensor, row_bias: Tensor, column_bias: Tensor, dtype: torch.dtype) -> Bilinear:
     # Biases may be far larger than their sum: what rows have in common moves to the columns before rounding.
-    common = row_bias.detach().mean()
+    common = centre_of(row_bias)
     return Bilinear(z.to(dtype), y.to(dtype), (row_bias - common).to(dtype), (column_bias + common).to(dtype))

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from bitlens import ops
+from bitlens.kernels import _check
 from bitlens.noise import _pairs
 from bitlens.noise._abilities import HasScoreRows
 from bitlens.noise.base import NoiseModel
@@ -37,8 +38,9 @@ def by_chunks(
     """From all scores of some rows at a time, which a gradient computes again.
 
     Raises:
-        ValueError: `positive` is not a column for each row, or absent with more rows than columns.
+        TypeError, ValueError: `positive` is not a column for each row, or absent with more rows than columns.
     """
+    _pairs.check_pixels(measured, mean)
     n, m = len(measured), len(mean)
     columns = _positives(positive, n, m, mean)
     chunk = max(1, _CHUNK_PAIRS // max(1, m))
@@ -70,8 +72,9 @@ def _positives(positive: Tensor | None, n: int, m: int, like: Tensor) -> Tensor:
         if n > m:
             raise ValueError(f"positive: need it with more rows than columns, got None for {n} and {m}")
         return torch.arange(n, device=like.device)
-    if positive.shape != (n,) or positive.dtype != torch.int64:
-        raise ValueError(f"positive: need ({n},) int64, got {tuple(positive.shape)} {positive.dtype}")
+    _check.tensor("positive", positive, (torch.int64,))
+    if positive.shape != (n,):
+        raise ValueError(f"positive: need shape ({n},), got {tuple(positive.shape)}")
     if n and not 0 <= int(positive.min()) <= int(positive.max()) < m:
         raise ValueError(
             f"positive: need columns from 0 to {m - 1}, got {int(positive.min())} to {int(positive.max())}"

@@ -94,7 +94,7 @@ class GaussianNoise(NoiseModel):
         """Exact bilinear form of the log-likelihoods of all pairs, centred on the mean image."""
         z, y = flat_float64(measured), flat_float64(mean)
         std = flat_map("std", self.std, mean.shape[1:])
-        centre = y.mean(dim=0)
+        centre = _pairs.centre_of(y)
         z, y = (z - centre) / std, (y - centre) / std
         constant = torch.log(std).sum() + 0.5 * math.log(2 * math.pi) * std.numel()
         return ScoreFeatures(z, y, -0.5 * (z**2).sum(1) - constant, -0.5 * (y**2).sum(1), True)

@@ -39,9 +39,10 @@ class PoissonNoise(NoiseModel):
     def score_rows(
         self, measured: Tensor | np.ndarray, mean: Tensor | np.ndarray, *, positive: Tensor | None = None
     ) -> InfoNCEScores:
-        """Positives and log-sum-exps by row and column of `log_prob_pairs`, whose matrix is never kept.
+        """Positives and log-sum-exps of `log_prob_pairs`, save that a count at a mean of 0 costs 69 nats, not infinity.
 
-        A count at a mean of 0 costs 69 nats here, not infinitely many.
+        By row and column, without keeping the matrix. The bilinear kernel has no scores of -inf: sums with a pair that
+        counts where its mean is dark are those of a surrogate, all others are exact.
 
         measured (n, ...), mean (m, ...); `positive` (n,) the column of each row's own mean, default the diagonal.
         """
@@ -77,7 +78,7 @@ class PoissonNoise(NoiseModel):
         """Exact bilinear form of the log-likelihoods of all pairs, centred on the mean images."""
         z, y = flat_float64(measured), flat_float64(mean)
         log_y = torch.log(y.clamp(min=_pairs.DARK_FLOOR))
-        centre_z, centre_log = y.mean(dim=0), log_y.mean(dim=0)
+        centre_z, centre_log = _pairs.centre_of(y), _pairs.centre_of(log_y)
         query_bias = (z - centre_z) @ centre_log - torch.lgamma(z + 1).sum(1)
         key_bias = log_y @ centre_z - y.sum(1)
         return ScoreFeatures(z - centre_z, log_y - centre_log, query_bias, key_bias, True)

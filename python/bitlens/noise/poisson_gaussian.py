@@ -244,6 +244,7 @@ class PoissonGaussianNoise(NoiseModel):
 
     def score_features(self, measured: Tensor, mean: Tensor) -> ScoreFeatures:
         """Variance-weighted Gaussian surrogate of the log-likelihoods of all pairs: a critic, not the likelihood."""
+        _pairs.check_pixels(measured, mean)
         shape = mean.shape[1:]
         for name in ("gain", "offset", "read_std"):
             check_map(name, getattr(self, name), shape)
@@ -253,11 +254,11 @@ class PoissonGaussianNoise(NoiseModel):
         floor = 1 / 12 if self.discrete else 0.0
         variance = flat_float64(self.variance(wide)).clamp(min=floor)
         signal = flat_float64(self.expected(wide))
-        centre = signal.mean(dim=0)
+        centre = _pairs.centre_of(signal)
         z, signal = z - centre, signal - centre
         quadratic, linear = -0.5 / variance, signal / variance
-        middle_square = (z**2).mean(dim=0)
-        middle_quadratic, middle_linear = quadratic.mean(dim=0), linear.mean(dim=0)
+        middle_square = _pairs.centre_of(z**2)
+        middle_quadratic, middle_linear = _pairs.centre_of(quadratic), _pairs.centre_of(linear)
         query = torch.cat([z**2 - middle_square, z], dim=1)
         key = torch.cat([quadratic - middle_quadratic, linear - middle_linear], dim=1)
         constant = -0.5 * (signal * linear + torch.log(variance) + math.log(2 * math.pi)).sum(1)

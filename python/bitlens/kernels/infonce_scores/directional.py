@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bitlens.kernels._autocast import full_precision
 from bitlens.kernels.infonce_scores import reference
 
 # Scores that exist at one time; about ten such blocks are alive together.
@@ -133,6 +134,7 @@ def _block(problem: _Problem, items: slice, rows: slice) -> _Block:
     return _Block(items, rows, dots, dots_change, change, is_positive, shares)
 
 
+@full_precision
 def derivatives(
     inputs: Sequence[Tensor | None],
     saved: Sequence[Tensor],

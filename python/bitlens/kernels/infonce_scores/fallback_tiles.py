@@ -88,6 +88,20 @@ def _tile_dots(dots: np.ndarray, problem: Problem, b: int, tile: tuple[int, int,
 
 
 @numba.njit(nogil=True, cache=True)
+def _scores_of_row(
+    line: np.ndarray, narrow: np.ndarray, dots: np.ndarray, problem: Problem, b: int, i: int, column: int
+) -> None:
+    """Scores of row i from `column` on, rounded to the precision of the inputs by way of `narrow`.
+
+    The totals that a gradient takes from them are: of a large score and its total only what rounds alike cancels.
+    """
+    for j in range(line.size):
+        narrow[j] = problem.scale[b] * dots[j] + (problem.query_bias[b, i] + problem.key_bias[b, column + j])
+    for j in range(line.size):
+        line[j] = narrow[j]
+
+
+@numba.njit(nogil=True, cache=True)
 def _share(x: float, total: float) -> float:
     return 0.0 if total == -np.inf else math.exp(x - total)
 
@@ -131,15 +145,14 @@ def _forward_tile(
     problem: Problem, b: int, row_state: np.ndarray, column_state: np.ndarray, tile: tuple[int, int, int, int]
 ) -> None:
     row, rows, column, columns = tile
-    positive, query_bias, key_bias = problem.positive[b], problem.query_bias[b], problem.key_bias[b]
-    scores = np.empty((rows, columns))
+    positive = problem.positive[b]
+    scores, narrow = np.empty((rows, columns)), np.empty(columns, problem.query.dtype)
     _tile_dots(scores, problem, b, tile)
     row_largest, column_largest = np.full(rows, -np.inf), np.full(columns, -np.inf)
     row_sums, column_sums = np.zeros(rows), np.zeros(columns)
     for i in range(rows):
         line = scores[i]
-        for j in range(columns):
-            line[j] = problem.scale[b] * line[j] + (query_bias[row + i] + key_bias[column + j])
+        _scores_of_row(line, narrow, line, problem, b, row + i, column)
         j = positive[row + i] - column
         if 0 <= j < columns:
             row_state[2, row + i] = line[j]
@@ -221,10 +234,10 @@ def _add_product(sums: np.ndarray, weights: np.ndarray, matrix: np.ndarray, row:
 @numba.njit(nogil=True, cache=True)
 def _backward_tile(problem: Problem, pull: Pull, sums: Sums, b: int, tile: tuple[int, int, int, int]) -> None:
     row, rows, column, columns = tile
-    positive, query_bias, key_bias = problem.positive[b], problem.query_bias[b], problem.key_bias[b]
+    positive = problem.positive[b]
     dots = np.empty((rows, columns))
     gradient = np.empty((rows, columns), problem.query.dtype)
-    line = np.empty(columns)
+    line, narrow = np.empty(columns), np.empty(columns, problem.query.dtype)
     _tile_dots(dots, problem, b, tile)
     total, negatives, weight = pull.rows[0, b, row:], pull.rows[1, b, row:], pull.rows[2, b, row:]
     grad_row, grad_positive = pull.rows[3, b, row:], pull.rows[4, b, row:]
@@ -241,8 +254,7 @@ def _backward_tile(problem: Problem, pull: Pull, sums: Sums, b: int, tile: tuple
                 column_factor[j] = grad_column[j] * math.exp(reference - column_total[j])
 
     for i in range(rows):
-        for j in range(columns):
-            line[j] = problem.scale[b] * dots[i, j] + (query_bias[row + i] + key_bias[column + j])
+        _scores_of_row(line, narrow, dots[i], problem, b, row + i, column)
         pair = positive[row + i] - column
         here = 0 <= pair < columns
         score = line[pair] if here else 0.0

@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bitlens.kernels._autocast import full_precision
 
+
+@full_precision
 def infonce_scores(
     query: Tensor,
     key: Tensor,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bitlens.kernels._autocast import full_precision
 from bitlens.kernels.infonce_scores.reference import finite_or_nan, logsumexp
 
 
+@full_precision
 def joint_critic_scores(
     query_hidden: Tensor,
     key_hidden: Tensor,

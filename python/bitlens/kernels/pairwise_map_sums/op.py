@@ -20,7 +20,7 @@ from bitlens.kernels.pairwise_map_sums import reference
 IMPLEMENTED = ("cpu", "numba", "reference")
 MAPS = ("softplus", "clipped_exp")
 # exp(limit) times 10^10 keys stays inside the range of each precision.
-_LARGEST_LIMIT = {torch.float32: 64.0, torch.float64: 600.0}
+LARGEST_LIMIT = {torch.float32: 64.0, torch.float64: 600.0}
 _CORE = (2, 2, 1, 0, 1, 1)
 _DIFFERENTIABLE = (0, 1, 3, 4, 5)
 
@@ -33,11 +33,14 @@ class PairwiseMapSums(NamedTuple):
         row_sum_negatives: sum over j != positive_i of map(S[i, j]), shape (..., n).
         n_negatives: how many pairs that sum has: keys that are not masked and not the positive; 0 in a masked row.
             Shape (..., n) or one that broadcasts to it.
+        limit: says which map was summed: the limit of "clipped_exp", 0 for "softplus". float64 on the CPU, shape ();
+            a tensor, so that `torch.func.vmap` can return it.
     """
 
     positive: Tensor
     row_sum_negatives: Tensor
     n_negatives: Tensor
+    limit: Tensor
 
 
 def pairwise_map_sums(
@@ -73,7 +76,7 @@ def pairwise_map_sums(
         own, sums = reference.pairwise_map_sums(first, *tensors[1:], map, bound)
     else:
         own, sums = _autograd.apply(_SUMS, tensors, (kind, bound, backend))
-    return PairwiseMapSums(own, sums, _n_negatives(tensors, m))
+    return PairwiseMapSums(own, sums, _n_negatives(tensors, m), torch.tensor(bound, dtype=torch.float64, device="cpu"))
 
 
 def _checked_limit(map: str, limit: object, dtype: torch.dtype) -> float:
@@ -83,7 +86,7 @@ def _checked_limit(map: str, limit: object, dtype: torch.dtype) -> float:
         return 0.0
     if not isinstance(limit, numbers.Real):
         raise TypeError(f"limit: need a number with map='clipped_exp', got {type(limit).__name__}")
-    value, largest = float(limit), _LARGEST_LIMIT[dtype]
+    value, largest = float(limit), LARGEST_LIMIT[dtype]
     if not 0.0 < value <= largest or math.isnan(value):
         raise ValueError(f"limit: need a number above 0 and at most {largest:g} in {dtype}, got {limit}")
     return value

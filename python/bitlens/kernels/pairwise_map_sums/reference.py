@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bitlens.kernels._autocast import full_precision
 from bitlens.kernels.infonce_scores.reference import bias_or_nan, finite_or_nan
 
 
+@full_precision
 def pairwise_map_sums(
     query: Tensor,
     key: Tensor,
