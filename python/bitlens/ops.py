@@ -8,7 +8,12 @@ from bitlens.kernels.poisson_gaussian_bin_log_prob.op import poisson_gaussian_bi
 from bitlens.kernels.poisson_gaussian_log_prob.op import poisson_gaussian_log_prob
 from bitlens.kernels.poisson_gaussian_log_prob_pairs.op import poisson_gaussian_log_prob_pairs
 from bitlens.kernels.poisson_gaussian_log_prob_pairs.rows import ScoreRows, poisson_gaussian_score_rows
-from bitlens.kernels.psf_convolve.op import fourier_filter, psf_convolve
+from bitlens.kernels.psf_convolve.op import (
+    fourier_filter,
+    psf_convolve,
+    psf_convolve_channels,
+    psf_deconvolve,
+)
 
 __all__ = [
     "BackendUnavailable",
@@ -25,5 +30,7 @@ __all__ = [
     "poisson_gaussian_log_prob_pairs",
     "poisson_gaussian_score_rows",
     "psf_convolve",
+    "psf_convolve_channels",
+    "psf_deconvolve",
     "use_backend",
 ]

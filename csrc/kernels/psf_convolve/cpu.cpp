@@ -6,6 +6,7 @@
 
 #if defined(BITLENS_ENTRY_POINTS)
 #include "../../common/instruction_set.h"
+#include "direct.h"
 #include "schedule.h"
 #endif
 
@@ -31,10 +32,12 @@ BITLENS_DECLARE_PER_ISA(void step_double(const Problem<double>&, const Job<doubl
 namespace cpu {
 
 void evaluate(const Arguments<float>& arguments, int threads) {
+  if (is_direct(arguments)) return run_direct(arguments, threads, BITLENS_FOR_THIS_PROCESSOR(step_float));
   Schedule<float>(arguments, threads, BITLENS_FOR_THIS_PROCESSOR(step_float)).run();
 }
 
 void evaluate(const Arguments<double>& arguments, int threads) {
+  if (is_direct(arguments)) return run_direct(arguments, threads, BITLENS_FOR_THIS_PROCESSOR(step_double));
   Schedule<double>(arguments, threads, BITLENS_FOR_THIS_PROCESSOR(step_double)).run();
 }
 

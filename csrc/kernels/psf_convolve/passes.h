@@ -40,7 +40,7 @@ struct Problem {
 
 // One step of the work on one image, and the memory it uses. Spectra are [group of rows][width], rows in lanes, with D
 // as one group more; `sums` and `kept` have no such group.
-enum class Step { image_columns, filter_columns, spectrum_rows, product_rows, sum_rows, keep_rows, sum_kept,
+enum class Step { direct_rows, image_columns, filter_columns, spectrum_rows, product_rows, sum_rows, keep_rows, sum_kept,
                   inverse_rows, inverse_columns, transfer, write_spectrum };
 
 template <class T>
@@ -53,6 +53,8 @@ struct Job {
   T* kept;      // an image's spectrum
   T* buffer;    // two transforms, one for each lane
   bool first;   // sums begin here
+  const T* taps;  // of a direct sum: the filter's values, rows one after the other; the framed image is `plane`
+  T poison;       // added to every direct sum: NaN for an image with a value that is not finite, otherwise zero
 };
 
 namespace BITLENS_ISA {
@@ -387,6 +389,37 @@ struct Passes {
     }
   }
 
+  // ---- direct sums ----
+
+  // Rows begin .. end of the outputs from the image in a frame of zeros: output (r, c) is the sum over taps (i, j) of
+  // taps[i][j] times padded(r + i, c + j). Taps are in the order in which they meet the image.
+  void direct_rows(int64_t begin, int64_t end) const {
+    constexpr int kVectors = 4;
+    const int64_t columns = problem.column.outputs, width = problem.plane_width;
+    for (int64_t r = begin; r < end; ++r) {
+      const T* const top = job.plane + r * width;
+      T* const output = job.output + r * columns;
+      int64_t c = 0;
+      for (; c + (kVectors - 1) * kCount < columns; c += kVectors * kCount) direct<kVectors>(top + c, output + c, columns - c);
+      for (; c < columns; c += kCount) direct<1>(top + c, output + c, columns - c);
+    }
+  }
+
+  template <int Vectors>
+  inline __attribute__((always_inline)) void direct(const T* top, T* output, int64_t count) const {
+    Value sums[Vectors];
+    for (int v = 0; v < Vectors; ++v) sums[v] = Value{};
+    const T* tap = job.taps;
+    for (int64_t i = 0; i < problem.filter.rows; ++i) {
+      const T* const row = top + i * problem.plane_width;
+      for (int64_t j = 0; j < problem.filter.columns; ++j) {
+        const T weight = *tap++;
+        for (int v = 0; v < Vectors; ++v) sums[v] += weight * load_some(row + j + v * kCount, kCount);
+      }
+    }
+    for (int v = 0; v < Vectors; ++v) store(output + v * kCount, sums[v] + job.poison, count - v * kCount);
+  }
+
   // ---- one step ----
 
   void columns_forward(const Operand<T>& operand, int64_t begin, int64_t end) const {
@@ -394,8 +427,10 @@ struct Passes {
     complex_columns_forward(operand, begin, end);
   }
 
-  // Begin and end count the widest vectors of any instruction set, over columns or over rows of the plane.
+  // Begin and end count output rows of a direct sum; otherwise the widest vectors of any instruction set, over columns
+  // or over rows of the plane.
   void run(Step step, int64_t begin, int64_t end) const {
+    if (step == Step::direct_rows) return direct_rows(begin, end);
     constexpr int64_t kShare = kMaxVectorBytes / BITLENS_VECTOR_BYTES;
     begin *= kShare;
     end *= kShare;
@@ -416,6 +451,7 @@ struct Passes {
         return complex_columns_inverse(begin, end);
       case Step::transfer: return transfer(begin, end);
       case Step::write_spectrum: return write_spectrum(begin, end);
+      case Step::direct_rows: return;
     }
   }
 };

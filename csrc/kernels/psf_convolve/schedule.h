@@ -339,6 +339,8 @@ class Schedule {
 
   // Fewer outputs than threads: all threads work on one image.
   void run_products_together() {
+    // They meet after each pass, which small images do not repay.
+    if (spectrum_size_ < kLeastPiece) threads_ = 1;
     const Aligned<T> memory(threads_ * buffer_size_ + plane_size_ + spectrum_size_);
     Job<T> job{};
     job.plane = memory.memory + threads_ * buffer_size_;
@@ -457,7 +459,7 @@ class Schedule {
   }
 
   Arguments<T> arguments_;
-  const int threads_;
+  int threads_;
   const RunStep step_;
   Placement row_, column_;
   std::shared_ptr<const Plan<T>> vertical_, horizontal_;

@@ -84,6 +84,11 @@ def select(kernel: str, device: torch.device, implemented: tuple[str, ...]) -> s
     return next(name for name in BACKENDS if installed[name] and name in implemented)
 
 
+def forced() -> bool:
+    """Whether a `use_backend` block chooses."""
+    return _settings.backend is not None
+
+
 def threads() -> int:
     """Threads a kernel may use: torch's number, or the one a reproducible block set aside for kernels."""
     return _settings.kernel_threads or torch.get_num_threads()

@@ -48,6 +48,9 @@ def at_least_dims(name: str, value: torch.Tensor, count: int, shape_text: str) -
 
 def broadcast_shape(names: Sequence[str], shapes: Sequence[torch.Size]) -> torch.Size:
     """The common broadcast shape; ValueError that names every argument and its shape otherwise."""
+    longest = max(shapes, key=len)
+    if all(len(shape) == 0 or shape == longest for shape in shapes):
+        return longest  # many times faster than asking torch
     try:
         return torch.broadcast_shapes(*shapes)
     except RuntimeError:

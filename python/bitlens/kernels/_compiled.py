@@ -382,8 +382,10 @@ def psf_convolve(
 
     Bit i of `summed` says that batch axis -3 - i is summed over; it stays as an axis of length one.
     """
-    batch = torch.broadcast_shapes(first.shape[:-2], second.shape[:-2])
-    inner = [axis for axis in range(len(batch)) if summed >> (len(batch) - 1 - axis) & 1]
+    batch = first.shape[:-2]
+    if second.ndim > 2 and second.shape[:-2] != batch:
+        batch = torch.broadcast_shapes(batch, second.shape[:-2])
+    inner = [axis for axis in range(len(batch)) if summed >> (len(batch) - 1 - axis) & 1] if summed else []
     outer = [axis for axis in range(len(batch)) if axis not in inner]
     kept = [1 if axis in inner else length for axis, length in enumerate(batch)]
     empty = any(batch[axis] == 0 for axis in inner)

@@ -32,7 +32,7 @@ def psf_convolve(image: Tensor, psf: Tensor, *, mode: str = "same", boundary: st
     For even sizes the origin differs from SciPy's "same" crop, which starts at ((h-1)//2, (w-1)//2).
 
     Args:
-        image: (..., H, W), float32 or float64; NaN or infinity anywhere makes that whole image NaN.
+        image: (..., H, W), float32 or float64; NaN or infinity anywhere leaves nothing of that image finite.
         psf: (..., h, w), of the same dtype; leading axes broadcast with those of `image`.
         mode: "same" (H, W), "full" (H+h-1, W+w-1) or "valid" (H-h+1, W-w+1).
         boundary: "zero", or "circular" (mode "same" only), where a PSF larger than the image wraps.
@@ -43,28 +43,61 @@ def psf_convolve(image: Tensor, psf: Tensor, *, mode: str = "same", boundary: st
 
     Reference: Oppenheim and Schafer (2009), Discrete-Time Signal Processing, 3rd ed., section 8.7.
     """
+    return _convolution(image, psf, mode, boundary, summed=0)
+
+
+def psf_convolve_channels(image: Tensor, psf: Tensor, *, mode: str = "same", boundary: str = "zero") -> Tensor:
+    """out[o] = sum_i psf_convolve(image[i], psf[o, i]), added up before the one transform back of each output.
+
+    Args:
+        image: (..., I, H, W), float32 or float64: spectral bands, depths, or what else a sensor adds up.
+        psf: (..., O, I, h, w), of the same dtype; the leading axes of both broadcast.
+        mode, boundary: as in `psf_convolve`.
+
+    Returns:
+        (..., O, H, W) in mode "same"; rows and columns as `psf_convolve` gives them.
+
+    Raises:
+        TypeError, ValueError: as `psf_convolve`, or the channels I of the two differ.
+
+    Reference: Goodman (2005), Introduction to Fourier Optics, 3rd ed., eq. 6-9.
+    """
+    for name, tensor, least, shape in (("image", image, 3, "(..., I, H, W)"), ("psf", psf, 4, "(..., O, I, h, w)")):
+        _check.at_least_dims(name, _check.tensor(name, tensor), least, shape)
+    if image.shape[-3] != psf.shape[-3]:
+        raise ValueError(f"psf: need the {image.shape[-3]} channels of image in axis -3, got shape {tuple(psf.shape)}")
+    return _convolution(image.unsqueeze(-4), psf, mode, boundary, summed=1).squeeze(-3)
+
+
+def psf_deconvolve(image: Tensor, psf: Tensor, *, regularization: float | Tensor) -> Tensor:
+    """argmin_x |psf * x - image|^2 + regularization |x|^2 with circular boundary: Tikhonov's, or Wiener's, inverse.
+
+    Its transfer function is conj(S) / (|S|^2 + regularization) with S the transfer function of the PSF, whose origin
+    is at (h//2, w//2). Wiener's is the one with regularization = noise power / scene power.
+
+    Args:
+        image: (..., H, W), float32 or float64.
+        psf: (..., h, w), of the same dtype; leading axes broadcast. A PSF larger than the image wraps.
+        regularization: positive number, or tensor of the leading axes of `psf`; in units of the squared sum of the PSF.
+
+    Raises:
+        TypeError, ValueError: as `psf_convolve`, or the number is not positive.
+
+    Reference: Gonzalez and Woods (2018), Digital Image Processing, 4th ed., eq. 5-81 and 5-85.
+    """
     _check.tensor("image", image)
     _check.tensor("psf", psf)
     image, psf = _operands(("image", "psf"), image, psf, ("(..., H, W)", "(..., h, w)"))
-    _check.choice("mode", mode, ("same", "full", "valid"))
-    _check.choice("boundary", boundary, ("zero", "circular"))
-    if boundary == "circular" and mode != "same":
-        raise ValueError(f"mode: need 'same' with boundary 'circular', got {mode!r}")
-    (height, width), (h, w) = image.shape[-2:], psf.shape[-2:]
-    if mode == "valid" and (h > height or w > width):
-        raise ValueError(
-            f"psf: need at most the rows and columns of image, ({height}, {width}), in mode 'valid', got ({h}, {w})"
-        )
+    weight = _check.like("regularization", regularization, image, "image")
+    if not isinstance(regularization, Tensor) and not regularization > 0:
+        raise ValueError(f"regularization: need a positive number, got {regularization}")
+    _check.broadcast_shape(("regularization", "leading axes of psf"), (weight.shape, psf.shape[:-2]))
+    inverse = reference.inverse_psf(psf, weight[..., None, None], *image.shape[-2:])
     backend = _backend.select("psf_convolve", image.device, IMPLEMENTED)
-    if backend == "reference":
-        return reference.psf_convolve(image, psf, mode, boundary)
-    if boundary == "circular":
-        if h > height or w > width:
-            psf = reference.fold(psf, height, width)
-        return _convolve(image, psf, (h // 2, height, height, w // 2, width, width, False, 0, backend))
-    row = {"same": (h // 2, height), "full": (0, height + h - 1), "valid": (h - 1, height - h + 1)}[mode]
-    column = {"same": (w // 2, width), "full": (0, width + w - 1), "valid": (w - 1, width - w + 1)}[mode]
-    return _convolve(image, psf, (*row, 0, *column, 0, False, 0, backend))
+    height, width = image.shape[-2:]
+    if backend == "reference" or _torch_is_faster(height, width):
+        return reference.circular(image, inverse)
+    return _convolve(image, inverse, (0, height, height, 0, width, width, False, 0, backend))
 
 
 def fourier_filter(field: Tensor, transfer: Tensor, *, centered: bool = False) -> Tensor:
@@ -93,11 +126,46 @@ def fourier_filter(field: Tensor, transfer: Tensor, *, centered: bool = False) -
             f"transfer: need the last two axes of field, {tuple(field.shape[-2:])}, got {tuple(transfer.shape)}"
         )
     backend = _backend.select("fourier_filter", field.device, IMPLEMENTED)
-    if backend == "reference":
+    if backend == "reference" or _torch_is_faster(*field.shape[-2:]):
         return reference.fourier_filter(field, transfer, centered)
     if centered:
         transfer = torch.fft.ifftshift(transfer, dim=(-2, -1))
     return _filter(field, transfer, (False, 0, backend))
+
+
+def _convolution(image: Tensor, psf: Tensor, mode: str, boundary: str, summed: int) -> Tensor:
+    """psf_convolve; with `summed` 1, summed over the last batch axis, which stays with length one."""
+    _check.tensor("image", image)
+    _check.tensor("psf", psf)
+    image, psf = _operands(("image", "psf"), image, psf, ("(..., H, W)", "(..., h, w)"))
+    _check.choice("mode", mode, ("same", "full", "valid"))
+    _check.choice("boundary", boundary, ("zero", "circular"))
+    if boundary == "circular" and mode != "same":
+        raise ValueError(f"mode: need 'same' with boundary 'circular', got {mode!r}")
+    (height, width), (h, w) = image.shape[-2:], psf.shape[-2:]
+    if mode == "valid" and (h > height or w > width):
+        raise ValueError(
+            f"psf: need at most the rows and columns of image, ({height}, {width}), in mode 'valid', got ({h}, {w})"
+        )
+    backend = _backend.select("psf_convolve", image.device, IMPLEMENTED)
+    if backend == "reference" or (boundary == "circular" and _torch_is_faster(height, width)):
+        result = reference.psf_convolve(image, psf, mode, boundary)
+        return result.sum(dim=-3, keepdim=True) if summed else result
+    if boundary == "circular":
+        if h > height or w > width:
+            psf = reference.fold(psf, height, width)
+        return _convolve(image, psf, (h // 2, height, height, w // 2, width, width, False, summed, backend))
+    row = {"same": (h // 2, height), "full": (0, height + h - 1), "valid": (h - 1, height - h + 1)}[mode]
+    column = {"same": (w // 2, width), "full": (0, width + w - 1), "valid": (w - 1, width - w + 1)}[mode]
+    return _convolve(image, psf, (*row, 0, *column, 0, False, summed, backend))
+
+
+def _torch_is_faster(height: int, width: int) -> bool:
+    """Whether torch's own transform beats the kernel's at this exact size: one with a prime factor above 7.
+
+    Only where no backend is forced. benchmarks/peers/psf_convolve.py lists such shapes.
+    """
+    return not _backend.forced() and not (_is_smooth(height) and _is_smooth(width))
 
 
 def _complex_of(dtype: torch.dtype) -> torch.dtype:

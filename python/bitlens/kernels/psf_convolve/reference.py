@@ -11,9 +11,7 @@ def psf_convolve(image: Tensor, psf: Tensor, mode: str, boundary: str) -> Tensor
     (height, width), (h, w) = image.shape[-2:], psf.shape[-2:]
     if boundary == "circular":
         shape = (height, width)
-        kernel = torch.roll(fold(psf, height, width), (-(h // 2), -(w // 2)), dims=(-2, -1))
-        spectrum = torch.fft.rfft2(image) * torch.fft.rfft2(kernel)
-        return torch.fft.irfft2(spectrum, s=shape)
+        return circular(image, centered(psf, height, width))
     shape = (height + h - 1, width + w - 1)
     full = torch.fft.irfft2(torch.fft.rfft2(image, s=shape) * torch.fft.rfft2(psf, s=shape), s=shape)
     if mode == "full":
@@ -21,6 +19,29 @@ def psf_convolve(image: Tensor, psf: Tensor, mode: str, boundary: str) -> Tensor
     if mode == "same":
         return full[..., h // 2 : h // 2 + height, w // 2 : w // 2 + width]
     return full[..., h - 1 : height, w - 1 : width]
+
+
+def circular(image: Tensor, kernel: Tensor) -> Tensor:
+    """Circular convolution with a kernel of the same size whose origin is at (0, 0)."""
+    return torch.fft.irfft2(torch.fft.rfft2(image) * torch.fft.rfft2(kernel), s=image.shape[-2:])
+
+
+def centered(psf: Tensor, height: int, width: int) -> Tensor:
+    """The PSF on a circular (height, width) with its origin at (0, 0)."""
+    h, w = psf.shape[-2:]
+    if h > height or w > width:
+        whole = fold(psf, height, width)
+    else:
+        whole = torch.nn.functional.pad(psf, (0, width - w, 0, height - h))
+    return torch.roll(whole, (-(h // 2), -(w // 2)), dims=(-2, -1))
+
+
+def inverse_psf(psf: Tensor, regularization: Tensor, height: int, width: int) -> Tensor:
+    """The kernel, origin at (0, 0), whose transfer function is conj(S) / (|S|^2 + regularization); in double inside."""
+    transfer = torch.fft.rfft2(centered(psf, height, width).double())
+    power = transfer.real.square() + transfer.imag.square()
+    inverse = torch.fft.irfft2(transfer.conj() / (power + regularization.double()), s=(height, width))
+    return inverse.to(psf.dtype)
 
 
 def fold(psf: Tensor, height: int, width: int) -> Tensor:
