@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find csrc tests/cuda_on_cpu -type f) CMakeLists.txt pyproject.toml constraints.txt
 OUT ?= demo_report
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench bench-compare lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/bitlens demo --out $(OUT) $(DEMO_FLAGS)
@@ -20,6 +20,13 @@ lint: $(VENV)/installed
 
 bench: $(VENV)/installed
 	cd benchmarks && ../$(BIN)/asv machine --yes && ../$(BIN)/asv run --python=same --quick --show-stderr
+
+# BASE=revision, KERNELS="names" for some kernels only. It builds what it times itself, so an installation that lags
+# behind the sources will do.
+bench-compare:
+	test -e $(VENV)/installed || $(MAKE) $(VENV)/installed
+	$(BIN)/python benchmarks/compare.py --base "$(BASE)" \
+	  $(if $(filter undefined,$(origin KERNELS)),,--kernels "$(KERNELS)") $(COMPARE_FLAGS)
 
 # Editable, without build isolation: a change of a C++ file rebuilds only what depends on it.
 $(VENV)/installed: $(SOURCES)
