@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import contract
 from contract import Case, running
 
-BACKENDS = ("cpu", "numba")
+BACKENDS = ("cpu", "numba", "cuda_on_cpu")
 MODES = (("same", "zero"), ("full", "zero"), ("valid", "zero"), ("same", "circular"))
 MODE_IDS = [f"{mode}-{boundary}" for mode, boundary in MODES]
 
