@@ -92,7 +92,8 @@ __device__ void load_lines(const Problem<T>& problem, const Strided<T>& stage, c
       if (2 * c + 1 < width) stage(line)[2 * c + 1] = Point<T>::of(columns.odd);
     });
   } else {
-    for_points(count, width, [&](unsigned line, unsigned q) { stage(line)[q] = plane[(k0 + line) * problem.pitch + q]; });
+    for_points(count, width,
+               [&](unsigned line, unsigned q) { stage(line)[q] = plane[(k0 + line) * problem.pitch + q]; });
   }
   __syncthreads();
 }

@@ -56,7 +56,8 @@ inline Outputs outputs_of(const Window& window, std::int64_t first, std::int64_t
     axis.start = (axis.start % axis.period + axis.period) % axis.period;
     axis.size = axis.exact ? axis.period : good_size(axis.full);
   } else {
-    const std::int64_t begin = std::max<std::int64_t>(axis.start, 0), end = std::min(axis.start + axis.count, axis.full);
+    const std::int64_t begin = std::max<std::int64_t>(axis.start, 0);
+    const std::int64_t end = std::min(axis.start + axis.count, axis.full);
     axis.size = good_size(std::max({first, second, end, axis.full - begin}));
   }
   return axis;

@@ -73,7 +73,8 @@ __device__ __forceinline__ void inverse_image(const Problem<T>& problem, const I
   if constexpr (kReal) {
     for_points(lines, across, [&](unsigned k, unsigned c) {
       Point<T>&even = image.plane[image.offsets[2 * k] + c], &odd = image.plane[image.offsets[2 * k + 1] + c];
-      const Both<T> pair = paired(read(even), read(odd), k == 0);
+      const Complex<T> none{T(0), T(0)};  // an odd width leaves the last odd point unused
+      const Both<T> pair = paired(read(even), 2 * c + 1 < width ? read(odd) : none, k == 0);
       even = Point<T>::of(pair.even);
       odd = Point<T>::of(pair.odd);
     });
@@ -206,9 +207,13 @@ __global__ void __launch_bounds__(kFlatThreads)
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < outputs * each;
        i += stride) {
     Point<T>* const first = sums + i / each * pieces * each + i % each;
-    Complex<T> total = read(*first);
-    for (std::int64_t piece = 1; piece < pieces; ++piece) total = total + read(first[piece * each]);
-    *first = Point<T>::of(total);
+    double re = 0.0, im = 0.0;
+    for (std::int64_t piece = 0; piece < pieces; ++piece) {
+      const Complex<T> part = read(first[piece * each]);
+      re += static_cast<double>(part.re);
+      im += static_cast<double>(part.im);
+    }
+    *first = {static_cast<T>(re), static_cast<T>(im)};
   }
 }
 
