@@ -7,15 +7,19 @@
 #include "cuda_on_cpu.h"
 #endif
 
-// Before a loop whose arrays are to live in registers.
+// Before a loop whose arrays are to live in registers; a device function of which there shall be one copy.
 #if defined(__CUDACC__)
 #define BITLENS_UNROLL _Pragma("unroll")
+#define BITLENS_OUT_OF_LINE __noinline__
 #else
 #define BITLENS_UNROLL
+#define BITLENS_OUT_OF_LINE __attribute__((noinline))
 #endif
 
 #if defined(__CUDACC__)
 #define BITLENS_FUNCTION __host__ __device__ static __forceinline__
+// The same for functions that take the host's lambdas.
+#define BITLENS_HOST_FUNCTION static __forceinline__
 // Launch with dynamic shared memory; the caller checks cudaGetLastError().
 #define BITLENS_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
   kernel<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__)
@@ -29,6 +33,9 @@
 #define BITLENS_FUNCTION static inline __attribute__((always_inline))
 #else
 #define BITLENS_FUNCTION static inline
+#endif
+#if !defined(BITLENS_HOST_FUNCTION)
+#define BITLENS_HOST_FUNCTION BITLENS_FUNCTION
 #endif
 
 // Namespace of the code that is compiled once per instruction set; a CUDA thread works on single values.

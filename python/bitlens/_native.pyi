@@ -67,6 +67,7 @@ def psf_convolve_float(
     first: int,
     second: int,
     output: int,
+    workspace: int,
     sizes: Sequence[Sequence[int]],
     window: Sequence[int],
     threads: int,
@@ -80,10 +81,29 @@ def psf_convolve_double(
     first: int,
     second: int,
     output: int,
+    workspace: int,
     sizes: Sequence[Sequence[int]],
     window: Sequence[int],
     threads: int,
 ) -> None: ...
+def psf_convolve_workspace_bytes_float(
+    kind: int,
+    conjugate: bool,
+    batch_shape: Sequence[int],
+    batch_strides: Sequence[Sequence[int]],
+    outer: int,
+    sizes: Sequence[Sequence[int]],
+    window: Sequence[int],
+) -> int: ...
+def psf_convolve_workspace_bytes_double(
+    kind: int,
+    conjugate: bool,
+    batch_shape: Sequence[int],
+    batch_strides: Sequence[Sequence[int]],
+    outer: int,
+    sizes: Sequence[Sequence[int]],
+    window: Sequence[int],
+) -> int: ...
 def infonce_scores_workspace_bytes(
     batch: int, queries: int, keys: int, features: int, value_bytes: int, backward: bool, query: bool, key: bool
 ) -> int: ...

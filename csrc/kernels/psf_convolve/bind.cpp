@@ -18,13 +18,14 @@ using namespace psf_convolve;
 using Shape = std::vector<std::int64_t>;
 using Strides = std::array<Shape, 2>;
 
+using Sizes = std::array<std::array<std::int64_t, 3>, 2>;
+using Windows = std::array<std::int64_t, 6>;
+
 // The first `outer` axes of the batch have outputs, the others are summed over. sizes: rows, columns and row stride of
-// an operand; window: start, count and period of the rows, then of the columns.
+// an operand; windows: start, count and period of the rows, then of the columns.
 template <class T>
-void run(int kind, bool conjugate, const Shape& batch_shape, const Strides& batch_strides, std::size_t outer,
-         std::uintptr_t first, std::uintptr_t second, std::uintptr_t output,
-         const std::array<std::array<std::int64_t, 3>, 2>& sizes, const std::array<std::int64_t, 6>& window,
-         DeviceHandle handle) {
+Arguments<T> arguments_of(int kind, bool conjugate, const Shape& batch_shape, const Strides& batch_strides,
+                          std::size_t outer, const Sizes& sizes, const Windows& windows) {
   const auto part = [&](bool inner) {
     const auto cut = [&](const Shape& all) {
       const auto middle = all.begin() + static_cast<std::ptrdiff_t>(outer);
@@ -37,24 +38,53 @@ void run(int kind, bool conjugate, const Shape& batch_shape, const Strides& batc
   arguments.conjugate = conjugate;
   arguments.batch = part(false);
   arguments.terms = part(true);
-  arguments.first = {reinterpret_cast<const T*>(first), sizes[0][0], sizes[0][1], sizes[0][2]};
-  arguments.second = {reinterpret_cast<const T*>(second), sizes[1][0], sizes[1][1], sizes[1][2]};
-  arguments.row = {window[0], window[1], window[2]};
-  arguments.column = {window[3], window[4], window[5]};
-  arguments.output = reinterpret_cast<T*>(output);
-  if (arguments.batch.count == 0 || arguments.terms.count == 0) return;
-  for (const auto& operand : sizes) {
-    if (operand[0] < 1 || operand[1] < 1) throw std::invalid_argument("operands need at least one row and column");
-  }
-  if (arguments.kind == Kind::convolve && (arguments.row.count < 1 || arguments.column.count < 1)) return;
-  for (int axis = 0; axis < 2; ++axis) {
-    const std::int64_t period = window[3 * axis + 2];
-    if (period > 0 && std::max({sizes[0][axis], sizes[1][axis], window[3 * axis + 1]}) > period) {
-      throw std::invalid_argument("operands and outputs of a circular convolution must not exceed its period");
+  arguments.first = {nullptr, sizes[0][0], sizes[0][1], sizes[0][2]};
+  arguments.second = {nullptr, sizes[1][0], sizes[1][1], sizes[1][2]};
+  arguments.row = {windows[0], windows[1], windows[2]};
+  arguments.column = {windows[3], windows[4], windows[5]};
+  return arguments;
+}
+
+// Whether there is anything to compute; throws where the arguments cannot be right.
+template <class T>
+bool has_work(const Arguments<T>& arguments) {
+  if (arguments.batch.count == 0 || arguments.terms.count == 0) return false;
+  for (const Operand<T>& operand : {arguments.first, arguments.second}) {
+    if (operand.rows < 1 || operand.columns < 1) {
+      throw std::invalid_argument("operands need at least one row and column");
     }
   }
+  const Window &row = arguments.row, &column = arguments.column;
+  if (arguments.kind == Kind::convolve && (row.count < 1 || column.count < 1)) return false;
+  const auto fits = [](const Window& window, std::int64_t first, std::int64_t second) {
+    return window.period == 0 || std::max({first, second, window.count}) <= window.period;
+  };
+  if (!fits(row, arguments.first.rows, arguments.second.rows) ||
+      !fits(column, arguments.first.columns, arguments.second.columns)) {
+    throw std::invalid_argument("operands and outputs of a circular convolution must not exceed its period");
+  }
+  return true;
+}
+
+template <class T>
+void run(int kind, bool conjugate, const Shape& batch_shape, const Strides& batch_strides, std::size_t outer,
+         std::uintptr_t first, std::uintptr_t second, std::uintptr_t output, std::uintptr_t workspace,
+         const Sizes& sizes, const Windows& windows, DeviceHandle handle) {
+  Arguments<T> arguments = arguments_of<T>(kind, conjugate, batch_shape, batch_strides, outer, sizes, windows);
+  if (!has_work(arguments)) return;
+  arguments.first.data = reinterpret_cast<const T*>(first);
+  arguments.second.data = reinterpret_cast<const T*>(second);
+  arguments.output = reinterpret_cast<T*>(output);
+  arguments.workspace = reinterpret_cast<void*>(workspace);
   pybind11::gil_scoped_release released;
   BITLENS_DEVICE::evaluate(arguments, handle);
+}
+
+template <class T>
+std::int64_t workspace_bytes(int kind, bool conjugate, const Shape& batch_shape, const Strides& batch_strides,
+                             std::size_t outer, const Sizes& sizes, const Windows& windows) {
+  const Arguments<T> arguments = arguments_of<T>(kind, conjugate, batch_shape, batch_strides, outer, sizes, windows);
+  return has_work(arguments) ? BITLENS_DEVICE::workspace_bytes(arguments) : 0;
 }
 
 }  // namespace
@@ -62,6 +92,8 @@ void run(int kind, bool conjugate, const Shape& batch_shape, const Strides& batc
 void bind_psf_convolve(pybind11::module_& module) {
   module.def("psf_convolve_float", &run<float>);
   module.def("psf_convolve_double", &run<double>);
+  module.def("psf_convolve_workspace_bytes_float", &workspace_bytes<float>);
+  module.def("psf_convolve_workspace_bytes_double", &workspace_bytes<double>);
 }
 
 }  // namespace bitlens

@@ -38,6 +38,7 @@ struct Arguments {
   Operand<T> first, second;
   Window row, column;
   T* output;  // [batch][rows][columns], contiguous; complex interleaved for the complex kinds
+  void* workspace;  // of workspace_bytes, 16-byte aligned; contents are not read before they are written
 };
 
 constexpr int kMaxStages = 64;
@@ -57,12 +58,17 @@ struct Transform {
   const Scalar* chirp_spectrum;  // [inner] complex, divided by inner, in the order that `split` leaves
 };
 
+// workspace_bytes depends on neither data, output nor workspace; evaluate needs at least one output and one term.
 namespace cpu {
+inline std::int64_t workspace_bytes(const Arguments<float>&) { return 0; }
+inline std::int64_t workspace_bytes(const Arguments<double>&) { return 0; }
 void evaluate(const Arguments<float>& arguments, int threads);
 void evaluate(const Arguments<double>& arguments, int threads);
 }  // namespace cpu
 
 namespace cuda {
+std::int64_t workspace_bytes(const Arguments<float>& arguments);
+std::int64_t workspace_bytes(const Arguments<double>& arguments);
 void evaluate(const Arguments<float>& arguments, std::uintptr_t stream);
 void evaluate(const Arguments<double>& arguments, std::uintptr_t stream);
 }  // namespace cuda

@@ -150,8 +150,8 @@ struct Butterfly<8> {
 // stage, whose blocks are one butterfly long, has no twiddles. Values come from read(index) and go to
 // write(index, value).
 template <int Radix, bool Merge, class Scalar, class Value, class Read, class Write>
-BITLENS_FUNCTION void stage(int64_t size, int64_t length, const Scalar* twiddles, const Read& read,
-                            const Write& write) {
+BITLENS_HOST_FUNCTION void stage(int64_t size, int64_t length, const Scalar* twiddles, const Read& read,
+                                 const Write& write) {
   const int64_t step = length / Radix;
   Complex<Value> values[Radix];
   if (step == 1) {
@@ -179,8 +179,8 @@ BITLENS_FUNCTION void stage(int64_t size, int64_t length, const Scalar* twiddles
 }
 
 template <bool Merge, class Scalar, class Value, class Read, class Write>
-BITLENS_FUNCTION void stage_of_radix(int radix, int64_t size, int64_t length, const Scalar* twiddles, const Read& read,
-                                     const Write& write) {
+BITLENS_HOST_FUNCTION void stage_of_radix(int radix, int64_t size, int64_t length, const Scalar* twiddles,
+                                          const Read& read, const Write& write) {
   switch (radix) {
     case 2: return stage<2, Merge, Scalar, Value>(size, length, twiddles, read, write);
     case 3: return stage<3, Merge, Scalar, Value>(size, length, twiddles, read, write);
@@ -201,7 +201,7 @@ static void stage_in_place(int radix, Complex<Value>* x, int64_t size, int64_t l
 
 // Natural order, from read(index), to position order in x.
 template <class Scalar, class Value, class Read>
-BITLENS_FUNCTION void split(const Transform<Scalar>& transform, Complex<Value>* x, const Read& read) {
+BITLENS_HOST_FUNCTION void split(const Transform<Scalar>& transform, Complex<Value>* x, const Read& read) {
   int64_t length = transform.inner;
   const Scalar* twiddles = transform.twiddles;
   if (transform.stages == 0) x[0] = read(0);
@@ -220,7 +220,7 @@ BITLENS_FUNCTION void split(const Transform<Scalar>& transform, Complex<Value>* 
 
 // Position order in x, which is lost, to natural order: write(index, value).
 template <class Scalar, class Value, class Write>
-BITLENS_FUNCTION void merge(const Transform<Scalar>& transform, Complex<Value>* x, const Write& write) {
+BITLENS_HOST_FUNCTION void merge(const Transform<Scalar>& transform, Complex<Value>* x, const Write& write) {
   const Scalar* twiddles = transform.twiddles + transform.twiddle_count;
   int64_t length = 1;
   if (transform.stages == 0) write(0, x[0]);
@@ -241,8 +241,8 @@ BITLENS_FUNCTION void merge(const Transform<Scalar>& transform, Complex<Value>* 
 // transform a convolution with a chirp (Bluestein 1970). `scratch` holds `inner` values; read may look into any memory
 // but that.
 template <class Scalar, class Value, class Read, class Write>
-BITLENS_FUNCTION void bluestein(const Transform<Scalar>& transform, Complex<Value>* scratch, const Read& read,
-                                const Write& write) {
+BITLENS_HOST_FUNCTION void bluestein(const Transform<Scalar>& transform, Complex<Value>* scratch, const Read& read,
+                                     const Write& write) {
   split(transform, scratch, [&](int64_t k) {
     return k < transform.size ? times(read(k), transform.chirp + 2 * k) : Complex<Value>{Value{}, Value{}};
   });
@@ -256,8 +256,8 @@ BITLENS_FUNCTION void bluestein(const Transform<Scalar>& transform, Complex<Valu
 
 // Natural order, from read(index), to position order in x.
 template <class Scalar, class Value, class Read>
-BITLENS_FUNCTION void forward(const Transform<Scalar>& transform, Complex<Value>* x, Complex<Value>* scratch,
-                              const Read& read) {
+BITLENS_HOST_FUNCTION void forward(const Transform<Scalar>& transform, Complex<Value>* x, Complex<Value>* scratch,
+                                   const Read& read) {
   if (!transform.chirp) return split(transform, x, read);
   bluestein(transform, scratch, read, [x](int64_t k, Complex<Value> value) { x[k] = value; });
 }
@@ -265,8 +265,8 @@ BITLENS_FUNCTION void forward(const Transform<Scalar>& transform, Complex<Value>
 // Position order in x, real and imaginary parts swapped, to natural order, still swapped: write(index, value) gets
 // `size` times the inverse. x is lost.
 template <class Scalar, class Value, class Write>
-BITLENS_FUNCTION void inverse_of_swapped(const Transform<Scalar>& transform, Complex<Value>* x,
-                                         Complex<Value>* scratch, const Write& write) {
+BITLENS_HOST_FUNCTION void inverse_of_swapped(const Transform<Scalar>& transform, Complex<Value>* x,
+                                              Complex<Value>* scratch, const Write& write) {
   if (!transform.chirp) return merge(transform, x, write);
   bluestein(transform, scratch, [x](int64_t k) { return x[k]; }, write);
 }

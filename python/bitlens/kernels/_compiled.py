@@ -84,9 +84,13 @@ def _run(kernel: str, backend: str, like: Tensor, *arguments: object, threads: i
     """Call a kernel for the precision and the device of `like`."""
     suffix = "float" if like.dtype == torch.float32 else "double"
     function = getattr(module(backend), f"{kernel}_{suffix}")
-    on_device = torch.cuda.device(like.device) if like.device.type == "cuda" else contextlib.nullcontext()
-    with on_device:
+    with _on_device(like):
         function(*arguments, handle(backend, like.device, threads))
+
+
+def _on_device(like: Tensor) -> contextlib.AbstractContextManager[object]:
+    """Makes the tensor's GPU the current one, where it is on one."""
+    return torch.cuda.device(like.device) if like.device.type == "cuda" else contextlib.nullcontext()
 
 
 def address(tensor: Tensor | None) -> int:
@@ -403,23 +407,33 @@ def psf_convolve(
     sizes = [tuple(t.shape[-2:]) for t in expanded]
     if first.is_complex():
         expanded = [torch.view_as_real(t).flatten(-2) for t in expanded]
+    layout = (kind, conjugate, expanded[0].shape[:-2], [t.stride()[:-2] for t in expanded], n_outer)
+    strided = [(*size, t.stride(-2)) for size, t in zip(sizes, expanded, strict=True)]
+    workspace = _psf_convolve_workspace(backend, expanded[0], *layout, strided, window)
     _run(
         "psf_convolve",
         backend,
         expanded[0],
-        kind,
-        conjugate,
-        expanded[0].shape[:-2],
-        [t.stride()[:-2] for t in expanded],
-        n_outer,
+        *layout,
         address(expanded[0]),
         address(expanded[1]),
         address(output),
-        [(*size, t.stride(-2)) for size, t in zip(sizes, expanded, strict=True)],
+        address(workspace),
+        strided,
         window,
         threads=threads,
     )
     return output
+
+
+def _psf_convolve_workspace(backend: str, like: Tensor, *arguments: object) -> Tensor | None:
+    """Work space of a call; the CPU kernels have their own."""
+    if backend != "cuda":
+        return None
+    suffix = "float" if like.dtype == torch.float32 else "double"
+    with _on_device(like):
+        size = getattr(module(backend), f"psf_convolve_workspace_bytes_{suffix}")(*arguments)
+    return torch.empty(size, dtype=torch.uint8, device=like.device)
 
 
 def pairwise_map_sums_forward(

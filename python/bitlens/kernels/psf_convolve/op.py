@@ -21,8 +21,7 @@ from torch import Tensor
 from bitlens.kernels import _autograd, _backend, _check, _compiled
 from bitlens.kernels.psf_convolve import reference
 
-# "cuda" joins here with the kernel's cuda.cu.
-IMPLEMENTED = ("cpu", "numba", "reference")
+IMPLEMENTED = ("cuda", "cpu", "numba", "reference")
 _CONVOLVE_KIND, _FILTER_KIND, _CROSS_SPECTRUM_KIND = range(3)
 
 
