@@ -238,20 +238,18 @@ BITLENS_HOST_FUNCTION void merge(const Transform<Scalar>& transform, Complex<Val
 }
 
 // A length with a prime factor above 7, natural order on both sides: k q = (k^2 + q^2 - (k - q)^2) / 2 makes the
-// transform a convolution with a chirp (Bluestein 1970). `scratch` holds `inner` values; read may look into any memory
-// but that.
-template <class Scalar, class Value, class Read, class Write>
-BITLENS_HOST_FUNCTION void bluestein(const Transform<Scalar>& transform, Complex<Value>* scratch, const Read& read,
-                                     const Write& write) {
-  split(transform, scratch, [&](int64_t k) {
-    return k < transform.size ? times(read(k), transform.chirp + 2 * k) : Complex<Value>{Value{}, Value{}};
-  });
+// transform a convolution with a chirp (Bluestein 1970). `scratch` holds `inner` values.
+template <class Scalar, class Value>
+static BITLENS_OUT_OF_LINE void bluestein(const Transform<Scalar>& transform, Complex<Value>* x,
+                                          Complex<Value>* scratch) {
+  for (int64_t k = 0; k < transform.size; ++k) scratch[k] = times(x[k], transform.chirp + 2 * k);
+  for (int64_t k = transform.size; k < transform.inner; ++k) scratch[k] = {Value{}, Value{}};
+  split(transform, scratch, [scratch](int64_t k) { return scratch[k]; });
   for (int64_t k = 0; k < transform.inner; ++k) {
     scratch[k] = swapped(times(scratch[k], transform.chirp_spectrum + 2 * k));
   }
-  merge(transform, scratch, [&](int64_t k, Complex<Value> value) {
-    if (k < transform.size) write(k, times(swapped(value), transform.chirp + 2 * k));
-  });
+  merge(transform, scratch, [scratch](int64_t k, Complex<Value> value) { scratch[k] = value; });
+  for (int64_t k = 0; k < transform.size; ++k) x[k] = times(swapped(scratch[k]), transform.chirp + 2 * k);
 }
 
 // Natural order, from read(index), to position order in x.
@@ -259,7 +257,8 @@ template <class Scalar, class Value, class Read>
 BITLENS_HOST_FUNCTION void forward(const Transform<Scalar>& transform, Complex<Value>* x, Complex<Value>* scratch,
                                    const Read& read) {
   if (!transform.chirp) return split(transform, x, read);
-  bluestein(transform, scratch, read, [x](int64_t k, Complex<Value> value) { x[k] = value; });
+  for (int64_t k = 0; k < transform.size; ++k) x[k] = read(k);
+  bluestein(transform, x, scratch);
 }
 
 // Position order in x, real and imaginary parts swapped, to natural order, still swapped: write(index, value) gets
@@ -268,7 +267,15 @@ template <class Scalar, class Value, class Write>
 BITLENS_HOST_FUNCTION void inverse_of_swapped(const Transform<Scalar>& transform, Complex<Value>* x,
                                               Complex<Value>* scratch, const Write& write) {
   if (!transform.chirp) return merge(transform, x, write);
-  bluestein(transform, scratch, [x](int64_t k) { return x[k]; }, write);
+  bluestein(transform, x, scratch);
+  for (int64_t k = 0; k < transform.size; ++k) write(k, x[k]);
+}
+
+// The same in place.
+template <class Scalar, class Value>
+static BITLENS_OUT_OF_LINE void inverse_of_swapped(const Transform<Scalar>& transform, Complex<Value>* x,
+                                                   Complex<Value>* scratch) {
+  inverse_of_swapped(transform, x, scratch, [x](int64_t k, Complex<Value> value) { x[k] = value; });
 }
 
 }  // namespace fourier

@@ -178,7 +178,7 @@ struct Passes {
       });
       return;
     }
-    fourier::inverse_of_swapped(axis.transform, x, scratch(), [x](int64_t index, Point value) { x[index] = value; });
+    fourier::inverse_of_swapped(axis.transform, x, scratch());
     for (int64_t output = 0; output < axis.outputs; ++output) {
       Point total = axis.source[output] >= 0 ? x[axis.source[output]] : zero();
       if (axis.alias[output] >= 0) total = total + x[axis.alias[output]];
@@ -234,9 +234,9 @@ struct Passes {
     }
   }
 
-  // ---- rows, one per lane ----
+  // ---- rows, one per lane; functions of their own, since every pass over rows has the same transforms ----
 
-  inline __attribute__((always_inline)) void row_forward(int64_t columns, int64_t group) const {
+  BITLENS_OUT_OF_LINE void row_forward(int64_t columns, int64_t group) const {
     const Point* const source = plane_row(group);
     fourier::forward(problem.column.transform, buffer(), scratch(),
                      [&](int64_t c) { return c < columns ? source[c] : zero(); });
@@ -289,7 +289,7 @@ struct Passes {
     }
   }
 
-  inline __attribute__((always_inline)) void row_inverse(int64_t group) const {
+  BITLENS_OUT_OF_LINE void row_inverse(int64_t group) const {
     Point* const target = plane_row(group);
     inverse(problem.column, [target](int64_t c, Point value) { target[c] = value; });
   }
