@@ -31,6 +31,7 @@ def running(backend: str) -> Iterator[None]:
     with (
         mock.patch.object(_compiled, "_native_cuda", emulated),
         mock.patch.object(_backend, "select", lambda *_: "cuda"),
+        mock.patch.object(_backend, "forced", lambda: True),
     ):
         yield
 

@@ -162,7 +162,8 @@ def _convolution(image: Tensor, psf: Tensor, mode: str, boundary: str, summed: i
 def _torch_is_faster(height: int, width: int) -> bool:
     """Whether torch's own transform beats the kernel's at this exact size: one with a prime factor above 7.
 
-    Only where no backend is forced. benchmarks/peers/psf_convolve.py lists such shapes.
+    Only where no backend is forced; its rounding, unlike the kernel's, depends on the number of threads.
+    benchmarks/peers/psf_convolve.py lists such shapes.
     """
     return not _backend.forced() and not (_is_smooth(height) and _is_smooth(width))
 
