@@ -91,7 +91,20 @@ def test_agrees_with_the_reference(backend: str, case: Case, dtype: torch.dtype)
 @pytest.mark.parametrize("case", LARGE_CASES.values(), ids=LARGE_CASES.keys())
 @pytest.mark.parametrize("backend", ["cpu", "cuda_on_cpu"])
 def test_large_images_agree_with_the_reference(backend: str, case: Case, dtype: torch.dtype) -> None:
-    contract.check_against_reference(case, backend, dtype)
+    """In float32 by root mean squares: a PSF's gradient is a few hundred sums of 60,000 terms, near zero among them,
+    whose largest relative error is 0.3 to 2 times torch's by chance where the root mean squares agree to 5 %."""
+    if dtype == torch.float64:
+        contract.check_against_reference(case, backend, dtype)
+        return
+    inputs = case.inputs(dtype, contract.generator())
+    with ops.use_backend("reference"):
+        truth = contract.value_and_gradients(case, tuple(t.double() for t in inputs))
+        plain = contract.value_and_gradients(case, inputs)
+    with running(backend):
+        ours = contract.value_and_gradients(case, inputs)
+    for value, in_torch, true in zip(ours, plain, truth, strict=True):
+        assert value.dtype == dtype
+        assert (value - true).norm() <= 2 * (in_torch - true).norm() + 4 * torch.finfo(dtype).eps * true.norm()
 
 
 @every_backend
