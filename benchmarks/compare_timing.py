@@ -31,6 +31,9 @@ CONFIDENCE = 0.99
 # Each look at a case is on fresh builds and longer than the last; only a case that is slower in all of them fails.
 LOOKS = (1.0, 2.5, 4.0)
 FEWEST_ROUNDS, MOST_ROUNDS = 40, 400
+# A look at a busy machine goes on until its interval is as narrow as this, or its time is up that many times over.
+NARROW = 0.06
+MOST_EXTENSIONS = 5
 
 Timer = Callable[[], float]
 Times = Mapping[str, list[float]]
@@ -79,6 +82,21 @@ def looks_until_settled(look: Callable[[float], Comparison]) -> list[Comparison]
     return results
 
 
+def timed(timers: Mapping[str, Timer], seconds: float, seed: int) -> dict[str, list[float]]:
+    """Times of rounds until the interval is narrow: about `seconds` on a quiet machine, longer on a busy one.
+
+    How wide the interval is says nothing about where it lies, so that stopping by it favours no outcome.
+    """
+    times = rounds(timers, seconds, seed)
+    for extension in range(MOST_EXTENSIONS):
+        head = compared(times).head
+        if head.high - head.low <= NARROW:
+            break
+        for name, more in rounds(timers, seconds, seed + 1000 * (extension + 1)).items():
+            times[name] += more
+    return times
+
+
 def rounds(timers: Mapping[str, Timer], seconds: float, seed: int) -> dict[str, list[float]]:
     """Times of every timer in about `seconds`, each round in an order of its own."""
     names = list(timers)
@@ -99,6 +117,15 @@ def rounds(timers: Mapping[str, Timer], seconds: float, seed: int) -> dict[str, 
         if collecting:
             gc.enable()
     return times
+
+
+def let_threads_sleep() -> None:
+    """Before torch is imported: threads of this process and of those it starts sleep while they wait.
+
+    Threads that wait busily hold the core that another process, whose turn it is, or one that has nothing to do with
+    this waits for; a slow-down of 15 % then drowns as soon as the machine has one core of other work.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def load_extension(path: Path, name: str) -> ModuleType:
@@ -167,8 +194,6 @@ class TwoProcesses:
 
     def __init__(self, builds: Mapping[str, tuple[Path, Path]], threads: int, scratch: Path) -> None:
         """`builds` gives the source tree and the extension of each."""
-        # Threads that wait busily would take the cores of the process whose turn it is.
-        environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
         self._workers: dict[str, subprocess.Popen[str]] = {}
         self._logs: dict[str, Path] = {}
         self._files: list[IO[str]] = []
@@ -181,7 +206,6 @@ class TwoProcesses:
                 stdout=subprocess.PIPE,
                 stderr=self._files[-1],
                 text=True,
-                env=environment,
             )
 
     def timers(self, case: Case) -> dict[str, Timer]:

@@ -99,6 +99,20 @@ def test_rounds_drop_nothing_and_mix_the_order(module: Any) -> None:
     assert all(sorted(order) == sorted(names) for order in orders)
 
 
+def test_noise_makes_a_look_longer_and_leaves_it_unsure(module: Any) -> None:
+    timing, compare, random = module("compare_timing"), module("compare"), np.random.default_rng(6)
+    names = ("base", "head", "control")
+
+    def look(spread: float) -> Any:
+        timers = {name: lambda: 0.005 * float(np.exp(spread * random.standard_normal())) for name in names}
+        return timing.compared(timing.timed(timers, seconds=0.01, seed=0))
+
+    quiet, busy = look(0.01), look(1.0)
+    assert (quiet.rounds, busy.rounds) == (40, 40 * (1 + timing.MOST_EXTENSIONS))
+    assert not compare.Outcome("a case", "one process", [quiet]).unsure
+    assert compare.Outcome("a case", "one process", [busy]).unsure
+
+
 def test_unknown_revision(module: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["compare", "--base", "no-such-revision"])
     assert module("compare").main() == 2
