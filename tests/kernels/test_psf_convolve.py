@@ -70,6 +70,14 @@ LARGE_CASES = {
     "large-filter": Case(filtering(), normal(*((2, 1, 180, 175),) * 2, *((2, 180, 175),) * 2)),
     "long-line": Case(convolution("valid", "zero"), normal((2, 1, 40000), (1, 7))),
 }
+# Images that fill the batch: the compiled kernel makes both gradients at once.
+JOINT_CASES = {
+    "convolve": Case(convolution("same", "zero"), normal((9, 13, 12), (9, 8))),
+    "channels": Case(convolution("full", "zero"), normal((2, 3, 11, 12), (3, 9, 7))),
+    "circular": Case(convolution("same", "circular"), normal((2, 12, 15), (2, 5, 4))),
+    "odd-period": Case(convolution("same", "circular"), normal((2, 11, 13), (9, 4))),
+    "filter": Case(filtering(), normal(*((3, 10, 21),) * 2, *((10, 21),) * 2)),
+}
 MANY_TERMS = Case(convolution("same", "zero"), normal((300, 5, 6), (3, 3)))
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -85,6 +93,14 @@ every_mode = pytest.mark.parametrize(("mode", "boundary"), MODES, ids=MODE_IDS)
 @every_backend
 def test_agrees_with_the_reference(backend: str, case: Case, dtype: torch.dtype) -> None:
     contract.check_against_reference(case, backend, dtype)
+
+
+@every_dtype
+@pytest.mark.parametrize("case", JOINT_CASES.values(), ids=JOINT_CASES.keys())
+def test_both_gradients_at_once_agree_with_the_reference(case: Case, dtype: torch.dtype) -> None:
+    contract.check_against_reference(case, "cpu", dtype)
+    contract.check_threads_agree(case, "cpu")
+    contract.check_instruction_sets_agree(case, dtype, 100 * torch.finfo(dtype).eps)
 
 
 @every_dtype
@@ -192,12 +208,66 @@ def test_threads_agree(backend: str, case: Case) -> None:
     contract.check_threads_agree(case, backend)
 
 
-@pytest.mark.parametrize("psf_batch", [(), (24,), (6, 1)])
+@pytest.mark.parametrize(
+    ("image", "psf"),
+    [
+        ((24, 90, 70), (20, 21)),
+        ((24, 90, 70), (24, 20, 21)),
+        ((24, 90, 70), (6, 1, 20, 21)),
+        ((8, 3, 90, 70), (3, 20, 21)),
+        ((200, 210), (20, 21)),
+    ],
+)
 @every_backend
-def test_threads_agree_where_work_is_split(backend: str, psf_batch: tuple[int, ...]) -> None:
+def test_threads_agree_where_work_is_split(backend: str, image: tuple[int, ...], psf: tuple[int, ...]) -> None:
     """The contract's cases are too small to be worth a second thread."""
-    case = Case(convolution("same", "zero"), normal((24, 90, 70), (*psf_batch, 20, 21)))
-    contract.check_threads_agree(case, backend)
+    contract.check_threads_agree(Case(convolution("same", "zero"), normal(image, psf)), backend)
+
+
+JOINT = {
+    "shared": ((24, 30, 28), (11, 9)),
+    "each": ((9, 30, 28), (9, 11, 9)),
+    "channels": ((4, 3, 30, 28), (3, 11, 9)),
+    "inner-axis": ((4, 3, 30, 28), (4, 1, 11, 9)),
+    "single": ((30, 28), (30, 28)),
+    "strided": ((28, 5, 30), (9, 11)),
+}
+
+
+@pytest.mark.parametrize(("image_shape", "psf_shape"), JOINT.values(), ids=JOINT.keys())
+@every_mode
+def test_both_gradients_at_once_are_those_one_by_one(
+    mode: str, boundary: str, image_shape: tuple[int, ...], psf_shape: tuple[int, ...]
+) -> None:
+    image, psf = normal(image_shape, psf_shape)(torch.float64, contract.generator())
+    if image_shape[0] == 28:
+        image, psf = image.permute(1, 2, 0), psf.mT
+    check_joint(convolution(mode, boundary), image, psf)
+
+
+def test_both_gradients_of_a_filter_at_once_are_those_one_by_one() -> None:
+    generator = contract.generator()
+    field, transfer = (
+        torch.randn(shape, dtype=torch.complex128, generator=generator) for shape in ((9, 2, 24, 21), (2, 24, 21))
+    )
+    check_joint(ops.fourier_filter, field, transfer)
+
+
+def check_joint(call: Callable[[Tensor, Tensor], Tensor], image: Tensor, psf: Tensor) -> None:
+    """Also with a gradient of strides zero, as that of a sum."""
+    leaves = image.detach().requires_grad_(), psf.detach().requires_grad_()
+    with mock.patch.object(op, "_both_gradients", wraps=op._both_gradients) as joint, running("cpu"):
+        output = call(*leaves)
+        noise = torch.randn(output.shape, generator=contract.generator(3), dtype=output.dtype)
+        for count, grad in enumerate((noise, noise[..., :1, :1].expand_as(output)), start=1):
+            both = torch.autograd.grad(output, leaves, grad, retain_graph=True)
+            single = (
+                torch.autograd.grad(call(leaves[0], psf), leaves[0], grad)[0],
+                torch.autograd.grad(call(image, leaves[1]), leaves[1], grad)[0],
+            )
+            assert joint.call_count == count
+            for together, alone in zip(both, single, strict=True):
+                torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-11)
 
 
 @every_dtype

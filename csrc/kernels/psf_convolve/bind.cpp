@@ -69,13 +69,14 @@ bool has_work(const Arguments<T>& arguments) {
 template <class T>
 void run(int kind, bool conjugate, const Shape& batch_shape, const Strides& batch_strides, std::size_t outer,
          std::uintptr_t first, std::uintptr_t second, std::uintptr_t output, std::uintptr_t workspace,
-         const Sizes& sizes, const Windows& windows, DeviceHandle handle) {
+         std::array<std::uintptr_t, 2> companion, const Sizes& sizes, const Windows& windows, DeviceHandle handle) {
   Arguments<T> arguments = arguments_of<T>(kind, conjugate, batch_shape, batch_strides, outer, sizes, windows);
   if (!has_work(arguments)) return;
   arguments.first.data = reinterpret_cast<const T*>(first);
   arguments.second.data = reinterpret_cast<const T*>(second);
   arguments.output = reinterpret_cast<T*>(output);
   arguments.workspace = reinterpret_cast<void*>(workspace);
+  arguments.companion = {reinterpret_cast<const T*>(companion[0]), reinterpret_cast<T*>(companion[1])};
   pybind11::gil_scoped_release released;
   BITLENS_DEVICE::evaluate(arguments, handle);
 }

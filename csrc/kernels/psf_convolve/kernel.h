@@ -29,6 +29,15 @@ struct Operand {
   std::int64_t row_stride;  // in elements of T, as are the strides of the layouts
 };
 
+// A second result of a correlation or a cross-spectrum, from the same transform of `first`: where that is the gradient
+// of a convolution or filter and `second` the image, the main result is the gradient in the PSF or transfer function
+// and this the one in the image.
+template <class T>
+struct Companion {
+  const T* factor;  // the PSF or transfer function of each output, contiguous, of the main result's size; may be null
+  T* output;        // laid out as `second`, whose rows are contiguous; the window starts where the main result's does
+};
+
 template <class T>
 struct Arguments {
   Kind kind;
@@ -38,6 +47,7 @@ struct Arguments {
   Operand<T> first, second;
   Window row, column;
   T* output;  // [batch][rows][columns], contiguous; complex interleaved for the complex kinds
+  Companion<T> companion;  // on the CPU only
   void* workspace;  // of workspace_bytes, 16-byte aligned; contents are not read before they are written
 };
 

@@ -32,6 +32,8 @@ struct Problem {
   bool conjugate;
   Operand<T> image, filter;  // data is not used here
   Axis<T> row, column;       // transforms of columns, over row numbers, and of rows
+  Operand<T> factor;         // of a companion, as are the two axes that follow; their transforms are the same
+  Axis<T> companion_row, companion_column;
   std::int64_t plane_rows;   // of the half spectrum where operands are real
   std::int64_t plane_width;
   const std::int64_t* mirrored;  // [width] position of frequency -q at the position of q
@@ -41,7 +43,7 @@ struct Problem {
 // One step of the work on one image, and the memory it uses. Spectra are [group of rows][width], rows in lanes, with D
 // as one group more; `sums` and `kept` have no such group.
 enum class Step { direct_rows, image_columns, filter_columns, spectrum_rows, product_rows, sum_rows, keep_rows, sum_kept,
-                  inverse_rows, inverse_columns, transfer, write_spectrum };
+                  companion_rows, inverse_rows, inverse_columns, transfer, write_spectrum };
 
 template <class T>
 struct Job {
@@ -53,6 +55,8 @@ struct Job {
   T* kept;      // an image's spectrum
   T* buffer;    // two transforms, one for each lane
   bool first;   // sums begin here
+  bool companion;  // a filter is a companion's factor, outputs are a companion
+  T* factor;       // its spectrum
   const T* taps;  // of a direct sum: the filter's values, rows one after the other; the framed image is `plane`
   T poison;       // added to every direct sum: NaN for an image with a value that is not finite, otherwise zero
 };
@@ -129,9 +133,19 @@ struct Passes {
     }
   }
 
+  inline __attribute__((always_inline)) const Operand<T>& filter() const {
+    return job.companion ? problem.factor : problem.filter;
+  }
+  inline __attribute__((always_inline)) const Axis<T>& row_axis() const {
+    return job.companion ? problem.companion_row : problem.row;
+  }
+  inline __attribute__((always_inline)) const Axis<T>& column_axis() const {
+    return job.companion ? problem.companion_column : problem.column;
+  }
+
   void real_columns_inverse(int64_t begin, int64_t end) const {
     const Transform<T>& vertical = problem.row.transform;
-    const int64_t columns = problem.column.outputs, half = (columns + 1) / 2;
+    const int64_t columns = column_axis().outputs, half = (columns + 1) / 2;
     const int64_t size = vertical.size, kept = problem.plane_rows;
     Point* const spectra = buffer();
     for (int64_t c = begin * kCount; c < end * kCount && c < half; c += kCount) {
@@ -160,7 +174,7 @@ struct Passes {
         }
       }
       T* const output = job.output + c;
-      inverse(problem.row, [&](int64_t r, Point value) {
+      inverse(row_axis(), [&](int64_t r, Point value) {
         store(output + r * columns, value.re, half - c);
         store(output + r * columns + half, value.im, columns - half - c);
       });
@@ -249,7 +263,7 @@ struct Passes {
     const T scale = static_cast<T>((problem.kind == Kind::convolve ? 0.25 : 1.0) / points);
     const T turn = problem.conjugate ? -scale : scale;
     for (int64_t group = begin; group < end; ++group) {
-      row_forward(problem.filter.columns, group);
+      row_forward(filter().columns, group);
       Point* const target = group_of(job.spectrum, group);
       for (int64_t q = 0; q < width; ++q) target[q] = {buffer()[q].re * scale, buffer()[q].im * turn};
       if (group > 0 || !problem.packed) continue;
@@ -270,16 +284,17 @@ struct Passes {
     }
   }
 
-  // write(q, product of values and the filter's spectrum) at every position, after the values there were read.
+  // write(q, product of values and a filter's spectrum) at every position, after the values there were read.
   template <class Write>
-  inline __attribute__((always_inline)) void multiply(int64_t group, const Point* values, const Write& write) const {
+  inline __attribute__((always_inline)) void multiply(T* spectrum, int64_t group, const Point* values,
+                                                      const Write& write) const {
     const int64_t width = problem.column.transform.size;
-    const Point* const factor = group_of(job.spectrum, group);
+    const Point* const factor = group_of(spectrum, group);
     if (group > 0 || !problem.packed) {
       for (int64_t q = 0; q < width; ++q) write(q, values[q] * factor[q]);
       return;
     }
-    const Point* const difference = group_of(job.spectrum, groups_of(problem.plane_rows));
+    const Point* const difference = group_of(spectrum, groups_of(problem.plane_rows));
     for (int64_t q = 0; q < width; ++q) {
       const int64_t m = problem.mirrored[q];
       if (m < q) continue;
@@ -289,26 +304,26 @@ struct Passes {
     }
   }
 
-  BITLENS_OUT_OF_LINE void row_inverse(int64_t group) const {
+  BITLENS_OUT_OF_LINE void row_inverse(const Axis<T>& axis, int64_t group) const {
     Point* const target = plane_row(group);
-    inverse(problem.column, [target](int64_t c, Point value) { target[c] = value; });
+    inverse(axis, [target](int64_t c, Point value) { target[c] = value; });
   }
 
   void product_rows(int64_t begin, int64_t end) const {
     Point* const x = buffer();
     for (int64_t group = begin; group < end; ++group) {
       row_forward(problem.image.columns, group);
-      multiply(group, x, [x](int64_t q, Point value) { x[q] = swapped(value); });
-      row_inverse(group);
+      multiply(job.spectrum, group, x, [x](int64_t q, Point value) { x[q] = swapped(value); });
+      row_inverse(problem.column, group);
     }
   }
 
   inline __attribute__((always_inline)) void add_product(int64_t group, const Point* values) const {
     Point* const sums = group_of(job.sums, group);
     if (job.first) {
-      multiply(group, values, [sums](int64_t q, Point value) { sums[q] = value; });
+      multiply(job.spectrum, group, values, [sums](int64_t q, Point value) { sums[q] = value; });
     } else {
-      multiply(group, values, [sums](int64_t q, Point value) { sums[q] = sums[q] + value; });
+      multiply(job.spectrum, group, values, [sums](int64_t q, Point value) { sums[q] = sums[q] + value; });
     }
   }
 
@@ -316,6 +331,16 @@ struct Passes {
     for (int64_t group = begin; group < end; ++group) {
       row_forward(problem.image.columns, group);
       add_product(group, buffer());
+    }
+  }
+
+  void companion_rows(int64_t begin, int64_t end) const {
+    Point* const x = buffer();
+    for (int64_t group = begin; group < end; ++group) {
+      row_forward(problem.image.columns, group);
+      add_product(group, x);
+      multiply(job.factor, group, x, [x](int64_t q, Point value) { x[q] = swapped(value); });
+      row_inverse(problem.companion_column, group);
     }
   }
 
@@ -336,7 +361,7 @@ struct Passes {
     for (int64_t group = begin; group < end; ++group) {
       const Point* const sums = group_of(job.sums, group);
       for (int64_t q = 0; q < problem.column.transform.size; ++q) x[q] = swapped(sums[q]);
-      row_inverse(group);
+      row_inverse(problem.column, group);
     }
   }
 
@@ -356,7 +381,7 @@ struct Passes {
           const int64_t p = group * kCount + lane;
           tiles[0][lane] = tiles[1][lane] = Value{};
           if (p >= vertical.size) continue;
-          load_complex<T>(job.data + vertical.frequency[p] * problem.filter.row_stride + 2 * c, count, tiles[0][lane],
+          load_complex<T>(job.data + vertical.frequency[p] * filter().row_stride + 2 * c, count, tiles[0][lane],
                           tiles[1][lane]);
         }
         for (auto& tile : tiles) transpose<T>(tile);
@@ -439,12 +464,13 @@ struct Passes {
     if (!columns && end > groups_of(problem.plane_rows)) end = groups_of(problem.plane_rows);
     switch (step) {
       case Step::image_columns: return columns_forward(problem.image, begin, end);
-      case Step::filter_columns: return columns_forward(problem.filter, begin, end);
+      case Step::filter_columns: return columns_forward(filter(), begin, end);
       case Step::spectrum_rows: return spectrum_rows(begin, end);
       case Step::product_rows: return product_rows(begin, end);
       case Step::sum_rows: return sum_rows(begin, end);
       case Step::keep_rows: return keep_rows(begin, end);
       case Step::sum_kept: return sum_kept(begin, end);
+      case Step::companion_rows: return companion_rows(begin, end);
       case Step::inverse_rows: return inverse_rows(begin, end);
       case Step::inverse_columns:
         if (problem.kind == Kind::convolve) return real_columns_inverse(begin, end);

@@ -20,17 +20,30 @@ struct Placement {
   std::vector<std::int64_t> target, source, alias;  // as in Axis; no target where an output is a sum or zero
 };
 
-// The shortest good transform in which no alias falls on a wanted output. Positions are counted in the full
-// convolution; a correlation is one with the second operand flipped, whose result lies `second - 1` further on.
-inline Placement place(const Window& window, std::int64_t first, std::int64_t second, bool correlation) {
-  const std::int64_t full = first + second - 1, period = window.period;
-  const std::int64_t shift = correlation ? second - 1 : 0, start = window.start + shift;
-  const std::int64_t begin = std::max<std::int64_t>(start, 0), end = std::min(start + window.count, full);
-  const bool exact = period > 0 && is_smooth(period);
+// Positions of the outputs of one axis in the full convolution. A correlation is one with the second operand flipped,
+// whose result lies `second - 1` further on.
+struct Span {
+  std::int64_t full, shift, start, begin, end, period;  // begin .. end: outputs within it
+  bool exact;                                           // the transform's length is the period
+};
+
+inline Span span_of(const Window& window, std::int64_t first, std::int64_t second, bool correlation) {
+  const std::int64_t full = first + second - 1, shift = correlation ? second - 1 : 0, start = window.start + shift;
+  return {full, shift, start, std::max<std::int64_t>(start, 0), std::min(start + window.count, full), window.period,
+          window.period > 0 && is_smooth(window.period)};
+}
+
+// Points of a transform in which no alias falls on a wanted output.
+inline std::int64_t least_points(const Span& span, std::int64_t first, std::int64_t second) {
+  return span.period > 0 ? span.full : std::max({first, second, span.end, span.full - span.begin});
+}
+
+// The shortest good transform of at least that many points.
+inline Placement place(const Window& window, const Span& span, std::int64_t points) {
+  const std::int64_t full = span.full, period = span.period, shift = span.shift, start = span.start;
+  const bool exact = span.exact;
   Placement placement{};
-  placement.size = exact        ? period
-                   : period > 0 ? good_size(full)
-                                : good_size(std::max({first, second, end, full - begin}));
+  placement.size = exact ? period : good_size(points);
   const auto index_of = [&](std::int64_t position) {
     return ((position - shift) % placement.size + placement.size) % placement.size;
   };
@@ -77,10 +90,11 @@ class Schedule {
     make_problem();
     offsets_of(arguments_.batch, images_, filters_);
     offsets_of(arguments_.terms, image_terms_, filter_terms_);
-    find_filters();
+    if (!has_companion()) find_filters();
   }
 
   void run() {
+    if (has_companion()) return run_with_companion();
     if (arguments_.terms.count == 1 && arguments_.kind != Kind::cross_spectrum) {
       run_products();
     } else {
@@ -94,6 +108,7 @@ class Schedule {
   static constexpr std::int64_t kLeastPiece = 1 << 16;  // numbers of spectrum for each piece of work, some 20 us
   static constexpr std::int64_t kSumPieces = 8;  // partial sums of one output: a fixed number, for a fixed order
 
+  bool has_companion() const { return arguments_.companion.factor != nullptr; }
   bool real() const { return arguments_.kind == Kind::convolve; }
 
   static std::int64_t distinct(const Broadcast<2>& layout, int operand) {
@@ -124,11 +139,11 @@ class Schedule {
     const Window rows = real() ? a.row : Window{0, a.first.rows, a.first.rows};
     const Window columns = real() ? a.column : Window{0, a.first.columns, a.first.columns};
     if (real()) {
-      row_ = place(rows, a.first.rows, a.second.rows, a.conjugate);
-      column_ = place(columns, a.first.columns, a.second.columns, a.conjugate);
+      place_both(rows, a.first.rows, a.second.rows, row_, companion_row_);
+      place_both(columns, a.first.columns, a.second.columns, column_, companion_column_);
     } else {
-      row_ = whole_axis(a.first.rows);
-      column_ = whole_axis(a.first.columns);
+      row_ = companion_row_ = whole_axis(a.first.rows);
+      column_ = companion_column_ = whole_axis(a.first.columns);
     }
     vertical_ = plan_of<T>(row_.size);
     horizontal_ = plan_of<T>(column_.size);
@@ -143,6 +158,9 @@ class Schedule {
                 a.second,
                 axis_of(vertical_, row_, rows.count),
                 axis_of(horizontal_, column_, columns.count),
+                {nullptr, rows.count, columns.count, columns.count * (real() ? 1 : 2)},
+                axis_of(vertical_, companion_row_, a.second.rows),
+                axis_of(horizontal_, companion_column_, a.second.columns),
                 real() ? (row_.size + 1) / 2 : row_.size,
                 // An odd stride: groups of rows then spread over all sets of the caches.
                 std::max({a.first.columns, a.second.columns, columns.count}) | 1,
@@ -154,6 +172,21 @@ class Schedule {
     plane_size_ = 2 * rows_padded * problem_.plane_width;
     buffer_size_ = 4 * kMaxLanes * std::max(problem_.row.transform.inner, problem_.column.transform.inner);
     output_size_ = (real() ? 1 : 2) * rows.count * columns.count;
+  }
+
+  // The main result's axis and its companion's, in a transform long enough for both.
+  void place_both(const Window& window, std::int64_t first, std::int64_t second, Placement& main,
+                  Placement& companion) const {
+    const bool conjugate = arguments_.conjugate;
+    const Span span = span_of(window, first, second, conjugate);
+    std::int64_t points = least_points(span, first, second);
+    if (has_companion()) {
+      const Window other{window.start, second, window.period};
+      const Span other_span = span_of(other, first, window.count, conjugate);
+      points = std::max(points, least_points(other_span, first, window.count));
+      companion = place(other, other_span, points);
+    }
+    main = place(window, span, points);
   }
 
   static Placement whole_axis(std::int64_t size) {
@@ -202,24 +235,25 @@ class Schedule {
 
   // ---- steps over a whole image ----
 
-  std::int64_t length_of(Step step) const {
+  std::int64_t length_of(const Job<T>& job, Step step) const {
     const auto blocks = [&](std::int64_t columns) {
       const std::int64_t lanes = real() ? (columns + 1) / 2 : columns;
       return (lanes + kMaxLanes - 1) / kMaxLanes;
     };
     switch (step) {
       case Step::image_columns: return blocks(problem_.image.columns);
-      case Step::filter_columns: return blocks(problem_.filter.columns);
-      case Step::inverse_columns: return blocks(problem_.column.outputs);
+      case Step::filter_columns: return blocks((job.companion ? problem_.factor : problem_.filter).columns);
+      case Step::inverse_columns:
+        return blocks((job.companion ? problem_.companion_column : problem_.column).outputs);
       default: return row_groups_;
     }
   }
 
-  void whole(const Job<T>& job, Step step) const { step_(problem_, job, step, 0, length_of(step)); }
+  void whole(const Job<T>& job, Step step) const { step_(problem_, job, step, 0, length_of(job, step)); }
 
   // One step by all threads, each with a buffer of its own.
   void together(const Job<T>& job, Step step, T* buffers) const {
-    const std::int64_t length = length_of(step);
+    const std::int64_t length = length_of(job, step);
     const std::int64_t pieces = std::min<std::int64_t>(threads_, length);
     const std::int64_t grain = (length + pieces - 1) / pieces;
     parallel_for(length, grain, threads_, [&](std::int64_t begin, std::int64_t end) {
@@ -234,6 +268,17 @@ class Schedule {
     job.data = arguments_.second.data + filter;
     job.spectrum = spectrum;
     if (arguments_.kind == Kind::filter) return run(job, Step::transfer);
+    run(job, Step::filter_columns);
+    run(job, Step::spectrum_rows);
+  }
+
+  // The factor of output b.
+  template <class Run>
+  void make_factor(Job<T> job, std::int64_t b, T* spectrum, const Run& run) const {
+    job.data = arguments_.companion.factor + b * output_size_;
+    job.spectrum = spectrum;
+    job.companion = true;
+    if (!real()) return run(job, Step::transfer);
     run(job, Step::filter_columns);
     run(job, Step::spectrum_rows);
   }
@@ -315,25 +360,31 @@ class Schedule {
     return std::max<std::int64_t>(threads_, kHeldBytes / (spectrum_size_ * static_cast<std::int64_t>(sizeof(T))));
   }
 
-  // Spectra of the distinct filters begin .. end; few filters by all threads together. `memory` holds buffer and plane
-  // for each thread, or all buffers and one plane.
-  void make_spectra(std::int64_t begin, std::int64_t end, T* spectra, T* memory) const {
+  // make(job, i, run) for every i in begin .. end, each a spectrum; few of them by all threads together. `memory` holds
+  // buffer and plane for each thread, or all buffers and one plane.
+  template <class Make>
+  void make_each(std::int64_t begin, std::int64_t end, T* memory, const Make& make) const {
     if (end - begin < threads_) {
       Job<T> job{};
       job.plane = memory + threads_ * buffer_size_;
       for (std::int64_t i = begin; i < end; ++i) {
-        make_spectrum(job, distinct_[i], spectra + (i - begin) * spectrum_size_,
-                      [&](const Job<T>& part, Step step) { together(part, step, memory); });
+        make(job, i, [&](const Job<T>& part, Step step) { together(part, step, memory); });
       }
       return;
     }
     const std::int64_t grain = grain_of(end - begin, std::min<std::int64_t>(threads_, end - begin));
     parallel_for(end - begin, grain, threads_, [&](std::int64_t from, std::int64_t to) {
       const Job<T> job = job_in(memory + from / grain * (buffer_size_ + plane_size_));
-      for (std::int64_t i = from; i < to; ++i) {
-        make_spectrum(job, distinct_[begin + i], spectra + i * spectrum_size_,
-                      [&](const Job<T>& part, Step step) { whole(part, step); });
+      for (std::int64_t i = begin + from; i < begin + to; ++i) {
+        make(job, i, [&](const Job<T>& part, Step step) { whole(part, step); });
       }
+    });
+  }
+
+  // Spectra of the distinct filters begin .. end.
+  void make_spectra(std::int64_t begin, std::int64_t end, T* spectra, T* memory) const {
+    make_each(begin, end, memory, [&](const Job<T>& job, std::int64_t i, const auto& run) {
+      make_spectrum(job, distinct_[i], spectra + (i - begin) * spectrum_size_, run);
     });
   }
 
@@ -390,27 +441,88 @@ class Schedule {
           whole(job, Step::image_columns);
           whole(job, Step::sum_rows);
         }
-        if (pieces == 1) finish(job, b);
+        if (pieces == 1) finish(job, b, [&](const Job<T>& part, Step step) { whole(part, step); });
       }
     });
-    if (pieces == 1) return;
-    for (std::int64_t b = 0; b < count; ++b) {
-      T* const total = sums.memory + b * pieces * spectrum_size_;
+    if (pieces > 1) add_pieces(pieces, sums.memory, memory.memory);
+  }
+
+  // Outputs from their partial sums.
+  void add_pieces(std::int64_t pieces, T* sums, T* memory) const {
+    for (std::int64_t b = 0; b < arguments_.batch.count; ++b) {
+      T* const total = sums + b * pieces * spectrum_size_;
       for (std::int64_t piece = 1; piece < pieces; ++piece) {
         const T* const part = total + piece * spectrum_size_;
         for (std::int64_t i = 0; i < row_groups_ * 2 * kMaxLanes * column_.size; ++i) total[i] += part[i];
       }
-      Job<T> job = job_in(memory.memory);
+      Job<T> job = job_in(memory);
       job.sums = total;
-      finish(job, b);
+      finish(job, b, [&](const Job<T>& whole_image, Step step) { whole(whole_image, step); });
     }
   }
 
-  void finish(Job<T> job, std::int64_t b) const {
+  template <class Run>
+  void finish(Job<T> job, std::int64_t b, const Run& run) const {
     job.output = arguments_.output + b * output_size_;
-    if (arguments_.kind == Kind::cross_spectrum) return whole(job, Step::write_spectrum);
-    whole(job, Step::inverse_rows);
-    whole(job, Step::inverse_columns);
+    if (arguments_.kind == Kind::cross_spectrum) return run(job, Step::write_spectrum);
+    run(job, Step::inverse_rows);
+    run(job, Step::inverse_columns);
+  }
+
+  // Both results. Few images are shared among all threads, with the same sums in the same order.
+  void run_with_companion() {
+    const std::int64_t count = arguments_.batch.count, terms = arguments_.terms.count;
+    const std::int64_t pieces = count >= kSumPieces ? 1 : std::min(kSumPieces, terms), tasks = count * pieces;
+    if (tasks < threads_ && spectrum_size_ < kLeastPiece) threads_ = 1;  // too small to meet after each pass
+    const bool held = count <= held_filters(), alone = tasks >= threads_;
+    const std::int64_t workers = alone ? threads_ : 1, buffers = alone ? 1 : threads_;
+    const Aligned<T> factors(held ? count * spectrum_size_ : 0);
+    const std::int64_t each = buffers * buffer_size_ + plane_size_ + (held ? 1 : 2) * spectrum_size_;
+    const Aligned<T> memory(std::max(workers * each, threads_ * (buffer_size_ + plane_size_)));
+    const Aligned<T> sums((pieces > 1 ? tasks : workers) * spectrum_size_);
+    if (held) {
+      make_each(0, count, memory.memory, [&](const Job<T>& job, std::int64_t b, const auto& run) {
+        make_factor(job, b, factors.memory + b * spectrum_size_, run);
+      });
+    }
+    const auto one = [&](std::int64_t task, std::int64_t worker, const auto& run) {
+      const std::int64_t b = task / pieces, piece = task % pieces;
+      T* const own = memory.memory + worker * each;
+      Job<T> job{};
+      job.buffer = own;
+      job.plane = own + buffers * buffer_size_;
+      job.spectrum = job.plane + plane_size_;
+      job.factor = held ? factors.memory + b * spectrum_size_ : job.spectrum + spectrum_size_;
+      job.sums = sums.memory + (pieces > 1 ? task : worker) * spectrum_size_;
+      if (!held) make_factor(job, b, job.factor, run);
+      const std::int64_t begin = terms * piece / pieces, end = terms * (piece + 1) / pieces;
+      for (std::int64_t term = begin; term < end; ++term) {
+        const std::int64_t image = filters_[b] + filter_terms_[term];
+        make_spectrum(job, image, job.spectrum, run);
+        job.data = arguments_.first.data + images_[b] + image_terms_[term];
+        job.first = term == begin;
+        run(job, Step::image_columns);
+        run(job, Step::companion_rows);
+        Job<T> companion = job;
+        companion.companion = true;
+        companion.output = arguments_.companion.output + image;
+        run(companion, Step::inverse_columns);
+      }
+      if (pieces == 1) finish(job, b, run);
+    };
+    if (alone) {
+      const std::int64_t grain = (tasks + workers - 1) / workers;
+      parallel_for(tasks, grain, threads_, [&](std::int64_t from, std::int64_t to) {
+        for (std::int64_t task = from; task < to; ++task) {
+          one(task, from / grain, [&](const Job<T>& part, Step step) { whole(part, step); });
+        }
+      });
+    } else {
+      for (std::int64_t task = 0; task < tasks; ++task) {
+        one(task, 0, [&](const Job<T>& part, Step step) { together(part, step, memory.memory); });
+      }
+    }
+    if (pieces > 1) add_pieces(pieces, sums.memory, memory.memory);
   }
 
   // Whether neighbouring outputs are made of the same images.
@@ -452,7 +564,7 @@ class Schedule {
             job.first = term == 0;
             whole(job, Step::sum_kept);
           }
-          finish(job, b);
+          finish(job, b, [&](const Job<T>& part, Step step) { whole(part, step); });
         }
       }
     });
@@ -461,7 +573,7 @@ class Schedule {
   Arguments<T> arguments_;
   int threads_;
   const RunStep step_;
-  Placement row_, column_;
+  Placement row_, column_, companion_row_, companion_column_;
   std::shared_ptr<const Plan<T>> vertical_, horizontal_;
   std::vector<std::int64_t> mirrored_;
   Problem<T> problem_{};

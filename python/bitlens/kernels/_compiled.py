@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 _PRECISIONS = ("full", "tf32", "bfloat16")  # enum Precision of csrc/kernels/infonce_scores/kernel.h
-_MAX_AXES = 12  # kMaxDims of csrc/common/broadcast.h
+MAX_AXES = 12  # kMaxDims of csrc/common/broadcast.h
 
 # torch comes first: its OpenMP runtime is then the one that the extension shares.
 
@@ -124,7 +124,7 @@ def elementwise(
     An input of one element may be in float64 whatever the precision of the first.
     """
     expanded = [tensor.expand(shape) for tensor in inputs]
-    if sum(length != 1 for length in shape) > _MAX_AXES:
+    if sum(length != 1 for length in shape) > MAX_AXES:
         expanded = [tensor.reshape(-1) for tensor in expanded]
     first = expanded[0]
     constant = [tensor.dtype != first.dtype for tensor in inputs]
@@ -274,7 +274,7 @@ def _matrix(tensor: Tensor | None, batch: torch.Size) -> Tensor:
     if not batch and tensor.ndim == 2:
         return plain(tensor)
     expanded = plain(tensor).expand(*batch, *tensor.shape[-2:])
-    return expanded.reshape(batch.numel(), *tensor.shape[-2:]) if len(batch) > _MAX_AXES else expanded
+    return expanded.reshape(batch.numel(), *tensor.shape[-2:]) if len(batch) > MAX_AXES else expanded
 
 
 def _flat(tensor: Tensor | None, batch: torch.Size, rank: int) -> Tensor | None:
@@ -381,10 +381,12 @@ def psf_convolve(
     conjugate: bool,
     summed: int,
     threads: int,
+    companion: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """One call of psf_convolve (kind 0), fourier_filter (1) or cross_spectrum (2); see its kernel.h.
 
-    Bit i of `summed` says that batch axis -3 - i is summed over; it stays as an axis of length one.
+    Bit i of `summed` says that batch axis -3 - i is summed over; it stays as an axis of length one. `companion` is the
+    factor, contiguous and of the shape of the result, and the memory of the second result, contiguous as `second` is.
     """
     batch = first.shape[:-2]
     if second.ndim > 2 and second.shape[:-2] != batch:
@@ -400,7 +402,7 @@ def psf_convolve(
     n_outer = len(outer)
     if inner:
         expanded = [t.permute(*outer, *inner, -2, -1) for t in expanded]
-    if sum(length != 1 for length in batch) > _MAX_AXES:
+    if sum(length != 1 for length in batch) > MAX_AXES:
         lengths = [[batch[axis] for axis in axes] for axes in (outer, inner)]
         expanded = [t.reshape(*(math.prod(part) for part in lengths), *t.shape[-2:]) for t in expanded]
         n_outer = 1
@@ -419,6 +421,7 @@ def psf_convolve(
         address(expanded[1]),
         address(output),
         address(workspace),
+        [address(tensor) for tensor in companion or (None, None)],
         strided,
         window,
         threads=threads,

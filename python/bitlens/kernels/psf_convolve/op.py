@@ -23,6 +23,7 @@ from bitlens.kernels.psf_convolve import reference
 
 IMPLEMENTED = ("cuda", "cpu", "numba", "reference")
 _CONVOLVE_KIND, _FILTER_KIND, _CROSS_SPECTRUM_KIND = range(3)
+_MOST_TAPS = 49  # kMostTaps of csrc/kernels/psf_convolve/direct.h
 
 
 def psf_convolve(image: Tensor, psf: Tensor, *, mode: str = "same", boundary: str = "zero") -> Tensor:
@@ -238,6 +239,33 @@ def _onto(like: Tensor, first: Tensor, second: Tensor, operator: Any) -> Tensor:
     return operator(first, second, summed).expand(*own, -1, -1).reshape(like.shape)
 
 
+def _joins(grad: Tensor, image: Tensor, psf: Tensor, backend: str) -> bool:
+    """Whether both gradients come from one transform of `grad`: plain tensors, and an image for each output."""
+    if backend != "cpu" or torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        return False
+    if any(type(tensor) not in (Tensor, torch.nn.Parameter) for tensor in (grad, image, psf)):
+        return False
+    if image.dtype == torch.complex64 and not all(_is_smooth(size) for size in image.shape[-2:]):
+        return False
+    return image.shape[:-2] == grad.shape[:-2] and image.ndim - 2 <= _compiled.MAX_AXES
+
+
+def _both_gradients(
+    kind: int, grad: Tensor, image: Tensor, psf: Tensor, window: tuple[int, ...], conjugate: bool
+) -> tuple[Tensor, Tensor]:
+    image, psf = (_compiled.plain(tensor).contiguous() for tensor in (image, psf))
+    in_image = torch.empty_like(image)
+
+    def joint(first: Tensor, second: Tensor, summed: int) -> Tensor:
+        companion = psf, in_image
+        return _compiled.psf_convolve(
+            "cpu", kind, _compiled.plain(first), second, window, conjugate, summed, _backend.threads(), companion
+        )
+
+    in_psf = _onto(psf, grad, image, joint)
+    return in_image, in_psf
+
+
 def _bilinear_jvp(apply: Any, tensors: Any, tangents: Any, output: Tensor) -> tuple[Tensor, ...]:
     terms = []
     if tangents[0] is not None:
@@ -268,6 +296,11 @@ def _convolve_backward(
     grad, (first, second) = grads[0], tensors
     if grad is None:
         return (None, None)
+
+    by_transform = row_period > 0 or second.shape[-2] * second.shape[-1] > _MOST_TAPS
+    if all(needs) and not correlates and by_transform and _joins(grad, first, second, backend):
+        window = (-row_start, second.shape[-2], row_period, -column_start, second.shape[-1], column_period)
+        return _both_gradients(_CONVOLVE_KIND, grad, first, second, window, True)
 
     def onto(like: Tensor, a: Tensor, b: Tensor, sign: int, conjugate: bool) -> Tensor:
         row = (sign * row_start, like.shape[-2], row_period)
@@ -331,6 +364,8 @@ def _filter_backward(
     grad, (field, transfer) = grads[0], tensors
     if grad is None:
         return (None, None)
+    if all(needs) and not conjugate and _joins(grad, field, transfer, backend):
+        return _both_gradients(_CROSS_SPECTRUM_KIND, grad, field, transfer, _exact_window(field), False)
     pair = (field, grad) if conjugate else (grad, field)
     return (
         _onto(field, grad, transfer, lambda x, y, summed: _filter(x, y, (not conjugate, summed, backend)))
