@@ -9,8 +9,9 @@ are at their best where torch's do not wait busily: OMP_WAIT_POLICY=passive.
     a  zeros outside, PSF of the size of the image        d  small PSFs on 128 x 128 images
     b  the same, circular                                 e  fourier_filter
     c  many shapes: never slower than torch               f  errors relative to torch's, and adjointness
+    g  single images with a plan for the PSF, whose spectrum the peer keeps as well
 
-    python benchmarks/peers/psf_convolve.py [--table a,b,c,d,e,f] [--repeats 21] [--threads 2] [--memory]
+    python benchmarks/peers/psf_convolve.py [--table a,b,c,d,e,f,g] [--repeats 21] [--threads 2] [--memory]
 """
 
 from __future__ import annotations
@@ -241,6 +242,49 @@ def print_filter(libraries: dict[str, Library], repeats: int) -> None:
         )
 
 
+def print_plans(repeats: int) -> None:
+    """Table g: image and, backward, its gradient; the PSF is constant for everyone."""
+    for shape in (shape._replace(batch=1) for shape in (*ZERO, *CIRCULAR)):
+        image, psf, grad = operands(shape)
+        size = tuple(
+            psf_peers.periods(n, m, shape.boundary)[0] for n, m in ((shape.height, shape.h), (shape.width, shape.w))
+        )
+        spectrum = torch.fft.rfft2(psf, s=size)
+        # The shift of the circular origin costs nothing: it is in the spectrum.
+        corner = (shape.h // 2, shape.w // 2) if shape.boundary == "zero" else (0, 0)
+
+        def by_torch(image: Tensor, size: Size = size, spectrum: Tensor = spectrum, at: Size = corner) -> Tensor:
+            full = torch.fft.irfft2(torch.fft.rfft2(image, s=size) * spectrum, s=size)
+            return full[..., at[0] : at[0] + image.shape[-2], at[1] : at[1] + image.shape[-1]]
+
+        plan = ops.PSFConvolvePlan(psf, (shape.height, shape.width), boundary=shape.boundary)
+        convolvers = {
+            "plan": plan,
+            "call": functools.partial(ours, psf=psf, boundary=shape.boundary),
+            "torch": by_torch,
+        }
+        for backward in (False, True):
+            calls: dict[str, Callable[[], object]] = {
+                name: functools.partial(with_image_gradient, convolve, image, grad)
+                if backward
+                else functools.partial(convolve, image)
+                for name, convolve in convolvers.items()
+            }
+            times = interleaved(calls, rounds_within(calls, 0.05 * repeats, repeats, 20 * repeats))
+            text = ", ".join(f"{name} {1e3 * statistics.median(values):.3f}" for name, values in times.items())
+            to_torch, to_call = (pair_ratio(times[name], times["plan"], 0.95).median for name in ("torch", "call"))
+            print(
+                f"{shape} {'forward+backward' if backward else 'forward':<16} {to_torch:5.2f} x torch {to_call:5.2f} x"
+                f" the call without a plan  ms: {text}"
+            )
+
+
+def with_image_gradient(convolve: Callable[[Tensor], Tensor], image: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
+    leaf = image.detach().requires_grad_()
+    output = convolve(leaf)
+    return output.detach(), *torch.autograd.grad(output, leaf, grad)
+
+
 def errors(shape: Shape, draws: int) -> list[tuple[float, float]]:
     """Largest errors of output and both gradients over a few draws, ours and torch's, against float64."""
     size = tuple(
@@ -345,14 +389,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=21)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--table", default="a,b,c,d,e,f", help="letters, separated by commas; see the top of the file")
+    parser.add_argument(
+        "--table", default="a,b,c,d,e,f,g", help="letters, separated by commas; see the top of the file"
+    )
     parser.add_argument("--memory", action="store_true", help="measure memory too: a minute")
     parser.add_argument("--return-memory", action="store_true", help="let the allocator return memory to the system")
     arguments = parser.parse_args()
     chosen = [letter for letter in arguments.table.split(",") if letter]
-    unknown = sorted(set(chosen) - set("abcdef"))
+    unknown = sorted(set(chosen) - set("abcdefg"))
     if unknown:
-        parser.error(f"--table: need letters of a,b,c,d,e,f, got {', '.join(unknown)}")
+        parser.error(f"--table: need letters of a,b,c,d,e,f,g, got {', '.join(unknown)}")
     if not arguments.return_memory:
         keep_freed_memory()
     torch.set_num_threads(arguments.threads)
@@ -366,6 +412,7 @@ def main() -> None:
         "d": ("small PSFs", lambda: print_small_psfs(libraries, repeats)),
         "e": ("fourier_filter", lambda: print_filter(libraries, repeats)),
         "f": ("errors and adjointness", print_accuracy),
+        "g": ("plans", lambda: print_plans(repeats)),
     }
     for letter in chosen:
         title, show = tables[letter]

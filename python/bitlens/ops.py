@@ -14,10 +14,12 @@ from bitlens.kernels.psf_convolve.op import (
     psf_convolve_channels,
     psf_deconvolve,
 )
+from bitlens.kernels.psf_convolve.plan import PSFConvolvePlan
 
 __all__ = [
     "BackendUnavailable",
     "InfoNCEScores",
+    "PSFConvolvePlan",
     "PairwiseMapSums",
     "ScoreRows",
     "available_backends",

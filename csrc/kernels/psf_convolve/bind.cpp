@@ -69,7 +69,7 @@ bool has_work(const Arguments<T>& arguments) {
 template <class T>
 void run(int kind, bool conjugate, const Shape& batch_shape, const Strides& batch_strides, std::size_t outer,
          std::uintptr_t first, std::uintptr_t second, std::uintptr_t output, std::uintptr_t workspace,
-         std::array<std::uintptr_t, 2> companion, const Sizes& sizes, const Windows& windows, DeviceHandle handle) {
+         std::array<std::uintptr_t, 2> companion, std::uintptr_t spectra, const Sizes& sizes, const Windows& windows, DeviceHandle handle) {
   Arguments<T> arguments = arguments_of<T>(kind, conjugate, batch_shape, batch_strides, outer, sizes, windows);
   if (!has_work(arguments)) return;
   arguments.first.data = reinterpret_cast<const T*>(first);
@@ -77,6 +77,7 @@ void run(int kind, bool conjugate, const Shape& batch_shape, const Strides& batc
   arguments.output = reinterpret_cast<T*>(output);
   arguments.workspace = reinterpret_cast<void*>(workspace);
   arguments.companion = {reinterpret_cast<const T*>(companion[0]), reinterpret_cast<T*>(companion[1])};
+  arguments.spectra = reinterpret_cast<const T*>(spectra);
   pybind11::gil_scoped_release released;
   BITLENS_DEVICE::evaluate(arguments, handle);
 }
@@ -88,6 +89,32 @@ std::int64_t workspace_bytes(int kind, bool conjugate, const Shape& batch_shape,
   return has_work(arguments) ? BITLENS_DEVICE::workspace_bytes(arguments) : 0;
 }
 
+#if !defined(BITLENS_DEVICE_IS_CUDA)
+// For `count` contiguous PSFs and an image of such sizes and windows.
+template <class T>
+Arguments<T> plan_arguments(bool conjugate, std::int64_t count, const Sizes& sizes, const Windows& windows) {
+  const Strides strides = {Shape{0}, Shape{sizes[1][0] * sizes[1][1]}};
+  const int kind = static_cast<int>(Kind::convolve);
+  return arguments_of<T>(kind, conjugate, Shape{count}, strides, 1, sizes, windows);
+}
+
+template <class T>
+std::int64_t spectrum_numbers(bool conjugate, const Sizes& sizes, const Windows& windows) {
+  const Arguments<T> arguments = plan_arguments<T>(conjugate, 1, sizes, windows);
+  return has_work(arguments) ? cpu::spectrum_numbers(arguments) : 0;
+}
+
+template <class T>
+void make_spectra(bool conjugate, std::int64_t count, std::uintptr_t psfs, std::uintptr_t spectra, const Sizes& sizes,
+                  const Windows& windows, int threads) {
+  Arguments<T> arguments = plan_arguments<T>(conjugate, count, sizes, windows);
+  if (!has_work(arguments)) return;
+  arguments.second.data = reinterpret_cast<const T*>(psfs);
+  pybind11::gil_scoped_release released;
+  cpu::make_spectra(arguments, reinterpret_cast<T*>(spectra), threads);
+}
+#endif
+
 }  // namespace
 
 void bind_psf_convolve(pybind11::module_& module) {
@@ -95,6 +122,12 @@ void bind_psf_convolve(pybind11::module_& module) {
   module.def("psf_convolve_double", &run<double>);
   module.def("psf_convolve_workspace_bytes_float", &workspace_bytes<float>);
   module.def("psf_convolve_workspace_bytes_double", &workspace_bytes<double>);
+#if !defined(BITLENS_DEVICE_IS_CUDA)
+  module.def("psf_convolve_spectrum_numbers_float", &spectrum_numbers<float>);
+  module.def("psf_convolve_spectrum_numbers_double", &spectrum_numbers<double>);
+  module.def("psf_convolve_make_spectra_float", &make_spectra<float>);
+  module.def("psf_convolve_make_spectra_double", &make_spectra<double>);
+#endif
 }
 
 }  // namespace bitlens

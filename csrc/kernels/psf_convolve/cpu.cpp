@@ -31,14 +31,43 @@ BITLENS_DECLARE_PER_ISA(void step_double(const Problem<double>&, const Job<doubl
 
 namespace cpu {
 
-void evaluate(const Arguments<float>& arguments, int threads) {
-  if (is_direct(arguments)) return run_direct(arguments, threads, BITLENS_FOR_THIS_PROCESSOR(step_float));
-  Schedule<float>(arguments, threads, BITLENS_FOR_THIS_PROCESSOR(step_float)).run();
+namespace {
+
+auto step_of(const Arguments<float>&) { return BITLENS_FOR_THIS_PROCESSOR(step_float); }
+auto step_of(const Arguments<double>&) { return BITLENS_FOR_THIS_PROCESSOR(step_double); }
+
+template <class T>
+void evaluate_any(const Arguments<T>& arguments, int threads) {
+  if (is_direct(arguments)) return run_direct(arguments, threads, step_of(arguments));
+  Schedule<T>(arguments, threads, step_of(arguments)).run();
 }
 
-void evaluate(const Arguments<double>& arguments, int threads) {
-  if (is_direct(arguments)) return run_direct(arguments, threads, BITLENS_FOR_THIS_PROCESSOR(step_double));
-  Schedule<double>(arguments, threads, BITLENS_FOR_THIS_PROCESSOR(step_double)).run();
+// `spectra` as if they were given keeps the operands in their roles.
+template <class T>
+Schedule<T> planned_schedule(Arguments<T> arguments, const T* spectra, int threads) {
+  arguments.spectra = spectra;
+  return Schedule<T>(arguments, threads, step_of(arguments));
+}
+
+template <class T>
+std::int64_t spectrum_numbers_any(const Arguments<T>& arguments) {
+  const T any{};
+  return planned_schedule(arguments, &any, 1).spectrum_size();
+}
+
+}  // namespace
+
+void evaluate(const Arguments<float>& arguments, int threads) { evaluate_any(arguments, threads); }
+void evaluate(const Arguments<double>& arguments, int threads) { evaluate_any(arguments, threads); }
+
+std::int64_t spectrum_numbers(const Arguments<float>& arguments) { return spectrum_numbers_any(arguments); }
+std::int64_t spectrum_numbers(const Arguments<double>& arguments) { return spectrum_numbers_any(arguments); }
+
+void make_spectra(const Arguments<float>& arguments, float* spectra, int threads) {
+  planned_schedule(arguments, spectra, threads).make_planned(spectra);
+}
+void make_spectra(const Arguments<double>& arguments, double* spectra, int threads) {
+  planned_schedule(arguments, spectra, threads).make_planned(spectra);
 }
 
 }  // namespace cpu

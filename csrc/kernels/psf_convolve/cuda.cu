@@ -193,7 +193,9 @@ void run(const Schedule<T>& schedule, Point<T>* workspace, std::uintptr_t stream
 
 template <class T>
 void evaluate_on_device(const Arguments<T>& arguments, std::uintptr_t stream) {
-  if (arguments.companion.factor) throw std::invalid_argument("companion: not offered on this device");
+  if (arguments.companion.factor || arguments.spectra) {
+    throw std::invalid_argument("companion and spectra: not offered on this device");
+  }
   Schedule<T> schedule(arguments, shared_limit());
   schedule.set_tables(tables_of<T>);
   Point<T>* const workspace = static_cast<Point<T>*>(arguments.workspace);

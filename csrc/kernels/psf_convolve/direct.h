@@ -20,7 +20,8 @@ constexpr std::int64_t kMostTaps = 49;
 // Whether summing is faster than transforming. The second operand is the PSF; a convolution may exchange the two.
 template <class T>
 bool is_direct(const Arguments<T>& arguments) {
-  if (arguments.kind != Kind::convolve || arguments.terms.count != 1 || arguments.companion.factor) return false;
+  if (arguments.kind != Kind::convolve || arguments.terms.count != 1) return false;
+  if (arguments.companion.factor || arguments.spectra) return false;
   if (arguments.row.period != 0 || arguments.column.period != 0) return false;
   const auto taps = [](const Operand<T>& operand) { return operand.rows * operand.columns; };
   const std::int64_t least =

@@ -47,7 +47,9 @@ struct Arguments {
   Operand<T> first, second;
   Window row, column;
   T* output;  // [batch][rows][columns], contiguous; complex interleaved for the complex kinds
-  Companion<T> companion;  // on the CPU only
+  // On the CPU only:
+  Companion<T> companion;
+  const T* spectra;  // of the second operands, contiguous, as make_spectra leaves them for such a call; may be null
   void* workspace;  // of workspace_bytes, 16-byte aligned; contents are not read before they are written
 };
 
@@ -74,6 +76,13 @@ inline std::int64_t workspace_bytes(const Arguments<float>&) { return 0; }
 inline std::int64_t workspace_bytes(const Arguments<double>&) { return 0; }
 void evaluate(const Arguments<float>& arguments, int threads);
 void evaluate(const Arguments<double>& arguments, int threads);
+
+// Spectra of the second operands of a convolution, one for each output; they suit the instruction set, the sizes and
+// the windows that they were made for. `spectra` holds spectrum_numbers for each.
+std::int64_t spectrum_numbers(const Arguments<float>& arguments);
+std::int64_t spectrum_numbers(const Arguments<double>& arguments);
+void make_spectra(const Arguments<float>& arguments, float* spectra, int threads);
+void make_spectra(const Arguments<double>& arguments, double* spectra, int threads);
 }  // namespace cpu
 
 namespace cuda {

@@ -90,7 +90,7 @@ class Schedule {
     make_problem();
     offsets_of(arguments_.batch, images_, filters_);
     offsets_of(arguments_.terms, image_terms_, filter_terms_);
-    if (!has_companion()) find_filters();
+    if (!has_companion() && !planned()) find_filters();
   }
 
   void run() {
@@ -100,6 +100,16 @@ class Schedule {
     } else {
       run_sums();
     }
+  }
+
+  std::int64_t spectrum_size() const { return spectrum_size_; }
+
+  // The spectrum of each output's filter.
+  void make_planned(T* spectra) const {
+    const Aligned<T> memory(threads_ * (buffer_size_ + plane_size_));
+    make_each(0, arguments_.batch.count, memory.memory, [&](const Job<T>& job, std::int64_t b, const auto& run) {
+      make_spectrum(job, filters_[b], spectra + b * spectrum_size_, run);
+    });
   }
 
  private:
@@ -119,7 +129,7 @@ class Schedule {
 
   // A convolution is symmetric: the operand that repeats is the filter, transformed once.
   void choose_roles() {
-    if (!real() || arguments_.conjugate) return;
+    if (!real() || arguments_.conjugate || arguments_.spectra) return;
     const auto count = [&](int operand) {
       return distinct(arguments_.batch, operand) * distinct(arguments_.terms, operand);
     };
@@ -233,6 +243,13 @@ class Schedule {
     return std::lower_bound(distinct_.begin(), distinct_.end(), filter) - distinct_.begin();
   }
 
+  bool planned() const { return arguments_.spectra != nullptr; }
+
+  T* planned_spectrum(std::int64_t filter) const {
+    const std::int64_t index = filter / (arguments_.second.rows * arguments_.second.columns);
+    return const_cast<T*>(arguments_.spectra) + index * spectrum_size_;
+  }
+
   // ---- steps over a whole image ----
 
   std::int64_t length_of(const Job<T>& job, Step step) const {
@@ -311,8 +328,8 @@ class Schedule {
     const std::int64_t count = arguments_.batch.count;
     if (count < threads_) return run_products_together();
     const std::int64_t pieces = std::min<std::int64_t>(threads_, count);
-    if (!reused_) {
-      const std::int64_t each = buffer_size_ + plane_size_ + spectrum_size_;
+    if (!reused_ || planned()) {
+      const std::int64_t each = buffer_size_ + plane_size_ + (planned() ? 0 : spectrum_size_);
       const Aligned<T> memory(pieces * each);
       const std::int64_t grain = grain_of(count, pieces);
       parallel_for(count, grain, threads_, [&](std::int64_t from, std::int64_t to) {
@@ -320,8 +337,8 @@ class Schedule {
         const Job<T> job = job_in(own);
         const auto run = [&](const Job<T>& part, Step step) { whole(part, step); };
         for (std::int64_t b = from; b < to; ++b) {
-          T* const spectrum = own + buffer_size_ + plane_size_;
-          make_spectrum(job, filters_[b], spectrum, run);
+          T* const spectrum = planned() ? planned_spectrum(filters_[b]) : own + buffer_size_ + plane_size_;
+          if (!planned()) make_spectrum(job, filters_[b], spectrum, run);
           apply(job, b, spectrum, run);
         }
       });
@@ -392,13 +409,13 @@ class Schedule {
   void run_products_together() {
     // They meet after each pass, which small images do not repay.
     if (spectrum_size_ < kLeastPiece) threads_ = 1;
-    const Aligned<T> memory(threads_ * buffer_size_ + plane_size_ + spectrum_size_);
+    const Aligned<T> memory(threads_ * buffer_size_ + plane_size_ + (planned() ? 0 : spectrum_size_));
     Job<T> job{};
     job.plane = memory.memory + threads_ * buffer_size_;
-    T* const spectrum = job.plane + plane_size_;
     const auto run = [&](const Job<T>& part, Step step) { together(part, step, memory.memory); };
     for (std::int64_t b = 0; b < arguments_.batch.count; ++b) {
-      if (b == 0 || filters_[b] != filters_[b - 1]) make_spectrum(job, filters_[b], spectrum, run);
+      T* const spectrum = planned() ? planned_spectrum(filters_[b]) : job.plane + plane_size_;
+      if (!planned() && (b == 0 || filters_[b] != filters_[b - 1])) make_spectrum(job, filters_[b], spectrum, run);
       apply(job, b, spectrum, run);
     }
   }
@@ -410,16 +427,19 @@ class Schedule {
   void run_sums() {
     const std::int64_t count = arguments_.batch.count, terms = arguments_.terms.count;
     const std::int64_t filters = static_cast<std::int64_t>(distinct_.size());
-    const bool held = reused_ && filters <= held_filters();
-    const Aligned<T> spectra(held ? filters * spectrum_size_ : 0);
+    const bool made = !planned() && reused_ && filters <= held_filters(), held = planned() || made;
+    const Aligned<T> spectra(made ? filters * spectrum_size_ : 0);
+    const auto held_spectrum = [&](std::int64_t filter) {
+      return planned() ? planned_spectrum(filter) : spectra.memory + slot_of(filter) * spectrum_size_;
+    };
     const std::int64_t each = buffer_size_ + plane_size_ + spectrum_size_;
     const std::int64_t pieces = count >= kSumPieces ? 1 : std::min(kSumPieces, terms);
     const std::int64_t workers = std::min<std::int64_t>(threads_, count * pieces);
     {
-      const Aligned<T> memory(held ? threads_ * (buffer_size_ + plane_size_) : 0);
-      if (held) make_spectra(0, filters, spectra.memory, memory.memory);
+      const Aligned<T> memory(made ? threads_ * (buffer_size_ + plane_size_) : 0);
+      if (made) make_spectra(0, filters, spectra.memory, memory.memory);
     }
-    if (pieces == 1 && images_shared()) return run_shared_sums(held ? spectra.memory : nullptr);
+    if (pieces == 1 && images_shared()) return run_shared_sums(held, held_spectrum);
     const Aligned<T> sums(pieces > 1 ? count * pieces * spectrum_size_ : workers * spectrum_size_);
     const Aligned<T> memory(workers * each);
     const std::int64_t tasks = count * pieces, grain = (tasks + workers - 1) / workers;
@@ -435,7 +455,7 @@ class Schedule {
           const std::int64_t filter = filters_[b] + filter_terms_[term];
           T* const live = own + buffer_size_ + plane_size_;
           if (!held) make_spectrum(job, filter, live, [&](const Job<T>& part, Step step) { whole(part, step); });
-          job.spectrum = held ? spectra.memory + slot_of(filter) * spectrum_size_ : live;
+          job.spectrum = held ? held_spectrum(filter) : live;
           job.data = arguments_.first.data + images_[b] + image_terms_[term];
           job.first = term == begin;
           whole(job, Step::image_columns);
@@ -530,7 +550,8 @@ class Schedule {
     return arguments_.batch.count > 1 && images_[0] == images_[1] && arguments_.terms.count > 1;
   }
 
-  void run_shared_sums(const T* held) {
+  template <class Held>
+  void run_shared_sums(bool held, const Held& held_spectrum) {
     const std::int64_t count = arguments_.batch.count, terms = arguments_.terms.count;
     std::vector<std::int64_t> groups;  // first outputs of runs with the same images
     for (std::int64_t b = 0; b < count; ++b) {
@@ -559,7 +580,7 @@ class Schedule {
           for (std::int64_t term = 0; term < terms; ++term) {
             const std::int64_t filter = filters_[b] + filter_terms_[term];
             if (!held) make_spectrum(job, filter, live, [&](const Job<T>& part, Step step) { whole(part, step); });
-            job.spectrum = held ? const_cast<T*>(held) + slot_of(filter) * spectrum_size_ : live;
+            job.spectrum = held ? held_spectrum(filter) : live;
             job.kept = kept + term * spectrum_size_;
             job.first = term == 0;
             whole(job, Step::sum_kept);

@@ -382,51 +382,94 @@ def psf_convolve(
     summed: int,
     threads: int,
     companion: tuple[Tensor, Tensor] | None = None,
+    spectra: Tensor | None = None,
 ) -> Tensor:
     """One call of psf_convolve (kind 0), fourier_filter (1) or cross_spectrum (2); see its kernel.h.
 
     Bit i of `summed` says that batch axis -3 - i is summed over; it stays as an axis of length one. `companion` is the
     factor, contiguous and of the shape of the result, and the memory of the second result, contiguous as `second` is.
+    `spectra` are those of `second`, which then is contiguous.
     """
+    # Strides are worked out here: views made by torch would take longer than a small convolution.
     batch = first.shape[:-2]
     if second.ndim > 2 and second.shape[:-2] != batch:
         batch = torch.broadcast_shapes(batch, second.shape[:-2])
-    inner = [axis for axis in range(len(batch)) if summed >> (len(batch) - 1 - axis) & 1] if summed else []
-    outer = [axis for axis in range(len(batch)) if axis not in inner]
-    kept = [1 if axis in inner else length for axis, length in enumerate(batch)]
+    axes = range(len(batch))
+    inner = [axis for axis in axes if summed >> (len(batch) - 1 - axis) & 1] if summed else []
+    outer = [axis for axis in axes if axis not in inner] if inner else list(axes)
+    kept = [1 if axis in inner else length for axis, length in enumerate(batch)] if inner else list(batch)
     empty = any(batch[axis] == 0 for axis in inner)
     output = (first.new_zeros if empty else first.new_empty)((*kept, window[1], window[4]))
     # The kernel walks a row with stride one, and counts in real numbers.
-    rows = [t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous() for t in (first, second)]
-    expanded = [t.expand(*batch, *t.shape[-2:]) for t in rows]
-    n_outer = len(outer)
+    operands = [t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous() for t in (first, second)]
+    shape, n_outer = [batch[axis] for axis in outer + inner], len(outer)
+    strides = [_batch_strides(t, len(batch)) for t in operands]
     if inner:
-        expanded = [t.permute(*outer, *inner, -2, -1) for t in expanded]
-    if sum(length != 1 for length in batch) > MAX_AXES:
-        lengths = [[batch[axis] for axis in axes] for axes in (outer, inner)]
-        expanded = [t.reshape(*(math.prod(part) for part in lengths), *t.shape[-2:]) for t in expanded]
-        n_outer = 1
-    sizes = [tuple(t.shape[-2:]) for t in expanded]
-    if first.is_complex():
-        expanded = [torch.view_as_real(t).flatten(-2) for t in expanded]
-    layout = (kind, conjugate, expanded[0].shape[:-2], [t.stride()[:-2] for t in expanded], n_outer)
-    strided = [(*size, t.stride(-2)) for size, t in zip(sizes, expanded, strict=True)]
-    workspace = _psf_convolve_workspace(backend, expanded[0], *layout, strided, window)
+        strides = [[own[axis] for axis in outer + inner] for own in strides]
+    if len(batch) > MAX_AXES and sum(length != 1 for length in batch) > MAX_AXES:
+        operands = [_flat_batch(t, batch, outer, inner) for t in operands]
+        shape, n_outer = list(operands[0].shape[:-2]), 1
+        strides = [_batch_strides(t, len(shape)) for t in operands]
+    unit = 2 if first.is_complex() else 1
+    strides = [[unit * stride for stride in own] for own in strides] if unit > 1 else strides
+    layout = (kind, conjugate, shape, strides, n_outer)
+    sizes = [(t.shape[-2], t.shape[-1], unit * t.stride(-2)) for t in operands]
+    like = operands[0] if unit == 1 else torch.view_as_real(operands[0])
+    workspace = _psf_convolve_workspace(backend, like, *layout, sizes, window)
     _run(
         "psf_convolve",
         backend,
-        expanded[0],
+        like,
         *layout,
-        address(expanded[0]),
-        address(expanded[1]),
+        address(operands[0]),
+        address(operands[1]),
         address(output),
         address(workspace),
         [address(tensor) for tensor in companion or (None, None)],
-        strided,
+        address(spectra),
+        sizes,
         window,
         threads=threads,
     )
     return output
+
+
+def _batch_strides(tensor: Tensor, n_axes: int) -> list[int]:
+    """Strides of the batch axes as if expanded to `n_axes` of them; 0 where there is nothing to walk."""
+    own = [0 if n == 1 else stride for n, stride in zip(tensor.shape[:-2], tensor.stride(), strict=False)]
+    return [0] * (n_axes - len(own)) + own
+
+
+def _flat_batch(tensor: Tensor, batch: torch.Size, outer: Sequence[int], inner: Sequence[int]) -> Tensor:
+    """A copy with one axis for all outer and, if there are any, one for all inner axes."""
+    lengths = [math.prod(batch[axis] for axis in axes) for axes in (outer, inner) if axes]
+    moved = tensor.expand(*batch, *tensor.shape[-2:]).permute(*outer, *inner, -2, -1)
+    return moved.reshape(*lengths, *tensor.shape[-2:])
+
+
+def psf_convolve_spectra(
+    psf: Tensor, image_size: tuple[int, int], window: tuple[int, ...], conjugate: bool, threads: int
+) -> Tensor:
+    """Spectra (..., numbers) of contiguous PSFs (..., h, w), for `psf_convolve` on the CPU with such images."""
+    size = (psf.shape[-2], psf.shape[-1], psf.shape[-1])
+    sizes = [(*image_size, image_size[1]), size]
+    suffix = "float" if psf.dtype == torch.float32 else "double"
+    numbers = getattr(module("cpu"), f"psf_convolve_spectrum_numbers_{suffix}")(conjugate, sizes, window)
+    spectra = psf.new_empty((*psf.shape[:-2], numbers))
+    batch = psf.shape[:-2].numel()
+    _run(
+        "psf_convolve_make_spectra",
+        "cpu",
+        psf,
+        conjugate,
+        batch,
+        address(psf),
+        address(spectra),
+        sizes,
+        window,
+        threads=threads,
+    )
+    return spectra
 
 
 def _psf_convolve_workspace(backend: str, like: Tensor, *arguments: object) -> Tensor | None:

@@ -22,8 +22,8 @@ from bitlens.kernels import _autograd, _backend, _check, _compiled
 from bitlens.kernels.psf_convolve import reference
 
 IMPLEMENTED = ("cuda", "cpu", "numba", "reference")
-_CONVOLVE_KIND, _FILTER_KIND, _CROSS_SPECTRUM_KIND = range(3)
-_MOST_TAPS = 49  # kMostTaps of csrc/kernels/psf_convolve/direct.h
+CONVOLVE_KIND, _FILTER_KIND, _CROSS_SPECTRUM_KIND = range(3)
+MOST_TAPS = 49  # kMostTaps of csrc/kernels/psf_convolve/direct.h
 
 
 def psf_convolve(image: Tensor, psf: Tensor, *, mode: str = "same", boundary: str = "zero") -> Tensor:
@@ -95,7 +95,7 @@ def psf_deconvolve(image: Tensor, psf: Tensor, *, regularization: float | Tensor
     inverse = reference.inverse_psf(psf, weight[..., None, None], *image.shape[-2:])
     backend = _backend.select("psf_convolve", image.device, IMPLEMENTED)
     height, width = image.shape[-2:]
-    if backend == "reference" or _torch_is_faster(height, width):
+    if backend == "reference" or torch_is_faster(height, width):
         return reference.circular(image, inverse)
     return _convolve(image, inverse, (0, height, height, 0, width, width, False, 0, backend))
 
@@ -126,7 +126,7 @@ def fourier_filter(field: Tensor, transfer: Tensor, *, centered: bool = False) -
             f"transfer: need the last two axes of field, {tuple(field.shape[-2:])}, got {tuple(transfer.shape)}"
         )
     backend = _backend.select("fourier_filter", field.device, IMPLEMENTED)
-    if backend == "reference" or _torch_is_faster(*field.shape[-2:]):
+    if backend == "reference" or torch_is_faster(*field.shape[-2:]):
         return reference.fourier_filter(field, transfer, centered)
     if centered:
         transfer = torch.fft.ifftshift(transfer, dim=(-2, -1))
@@ -138,29 +138,38 @@ def _convolution(image: Tensor, psf: Tensor, mode: str, boundary: str, summed: i
     _check.tensor("image", image)
     _check.tensor("psf", psf)
     image, psf = _operands(("image", "psf"), image, psf, ("(..., H, W)", "(..., h, w)"))
+    (height, width), (h, w) = image.shape[-2:], psf.shape[-2:]
+    check_mode((height, width), (h, w), mode, boundary)
+    backend = _backend.select("psf_convolve", image.device, IMPLEMENTED)
+    if backend == "reference" or (boundary == "circular" and torch_is_faster(height, width)):
+        result = reference.psf_convolve(image, psf, mode, boundary)
+        return result.sum(dim=-3, keepdim=True) if summed else result
+    if boundary == "circular" and (h > height or w > width):
+        psf = reference.fold(psf, height, width)
+    return _convolve(image, psf, (*window_of((height, width), (h, w), mode, boundary), False, summed, backend))
+
+
+def check_mode(image: tuple[int, int], psf: tuple[int, int], mode: str, boundary: str) -> None:
     _check.choice("mode", mode, ("same", "full", "valid"))
     _check.choice("boundary", boundary, ("zero", "circular"))
     if boundary == "circular" and mode != "same":
         raise ValueError(f"mode: need 'same' with boundary 'circular', got {mode!r}")
-    (height, width), (h, w) = image.shape[-2:], psf.shape[-2:]
-    if mode == "valid" and (h > height or w > width):
-        raise ValueError(
-            f"psf: need at most the rows and columns of image, ({height}, {width}), in mode 'valid', got ({h}, {w})"
-        )
-    backend = _backend.select("psf_convolve", image.device, IMPLEMENTED)
-    if backend == "reference" or (boundary == "circular" and _torch_is_faster(height, width)):
-        result = reference.psf_convolve(image, psf, mode, boundary)
-        return result.sum(dim=-3, keepdim=True) if summed else result
-    if boundary == "circular":
-        if h > height or w > width:
-            psf = reference.fold(psf, height, width)
-        return _convolve(image, psf, (h // 2, height, height, w // 2, width, width, False, summed, backend))
-    row = {"same": (h // 2, height), "full": (0, height + h - 1), "valid": (h - 1, height - h + 1)}[mode]
-    column = {"same": (w // 2, width), "full": (0, width + w - 1), "valid": (w - 1, width - w + 1)}[mode]
-    return _convolve(image, psf, (*row, 0, *column, 0, False, summed, backend))
+    if mode == "valid" and (psf[0] > image[0] or psf[1] > image[1]):
+        raise ValueError(f"psf: need at most the rows and columns of image, {image}, in mode 'valid', got {psf}")
 
 
-def _torch_is_faster(height: int, width: int) -> bool:
+def window_of(image: tuple[int, int], psf: tuple[int, int], mode: str, boundary: str) -> tuple[int, ...]:
+    """Start, count and period of the rows, then of the columns."""
+    window: list[int] = []
+    for n, m in zip(image, psf, strict=True):
+        if boundary == "circular":
+            window += (m // 2, n, n)
+        else:
+            window += {"same": (m // 2, n, 0), "full": (0, n + m - 1, 0), "valid": (m - 1, n - m + 1, 0)}[mode]
+    return tuple(window)
+
+
+def torch_is_faster(height: int, width: int) -> bool:
     """Whether torch's own transform beats the kernel's at this exact size: one with a prime factor above 7.
 
     Only where no backend is forced; its rounding, unlike the kernel's, depends on the number of threads.
@@ -226,7 +235,7 @@ def _batch(tensors: Any, summed: int) -> list[int]:
     return [1 if summed >> (len(batch) - 1 - axis) & 1 else length for axis, length in enumerate(batch)]
 
 
-def _onto(like: Tensor, first: Tensor, second: Tensor, operator: Any) -> Tensor:
+def onto_batch(like: Tensor, first: Tensor, second: Tensor, operator: Any) -> Tensor:
     """operator(first, second, summed) brought to the batch axes of `like`: summed where it has none, repeated where
     both operands have none."""
     batch = torch.broadcast_shapes(first.shape[:-2], second.shape[:-2])
@@ -262,7 +271,7 @@ def _both_gradients(
             "cpu", kind, _compiled.plain(first), second, window, conjugate, summed, _backend.threads(), companion
         )
 
-    in_psf = _onto(psf, grad, image, joint)
+    in_psf = onto_batch(psf, grad, image, joint)
     return in_image, in_psf
 
 
@@ -282,10 +291,10 @@ def _bilinear_jvp(apply: Any, tensors: Any, tangents: Any, output: Tensor) -> tu
 
 
 def _convolve_forward(tensors: Any, options: Any, needs: Any) -> tuple[tuple[Tensor, ...], Any]:
-    return _evaluate(_CONVOLVE_KIND, tensors, options[:6], *options[6:])
+    return _evaluate(CONVOLVE_KIND, tensors, options[:6], *options[6:])
 
 
-def _convolve_fake(tensors: Any, options: Any) -> tuple[Tensor, ...]:
+def convolve_fake(tensors: Any, options: Any) -> tuple[Tensor, ...]:
     return (tensors[0].new_empty((*_batch(tensors, options[7]), options[1], options[4])),)
 
 
@@ -297,15 +306,15 @@ def _convolve_backward(
     if grad is None:
         return (None, None)
 
-    by_transform = row_period > 0 or second.shape[-2] * second.shape[-1] > _MOST_TAPS
+    by_transform = row_period > 0 or second.shape[-2] * second.shape[-1] > MOST_TAPS
     if all(needs) and not correlates and by_transform and _joins(grad, first, second, backend):
         window = (-row_start, second.shape[-2], row_period, -column_start, second.shape[-1], column_period)
-        return _both_gradients(_CONVOLVE_KIND, grad, first, second, window, True)
+        return _both_gradients(CONVOLVE_KIND, grad, first, second, window, True)
 
     def onto(like: Tensor, a: Tensor, b: Tensor, sign: int, conjugate: bool) -> Tensor:
         row = (sign * row_start, like.shape[-2], row_period)
         column = (sign * column_start, like.shape[-1], column_period)
-        return _onto(like, a, b, lambda x, y, summed: _convolve(x, y, (*row, *column, conjugate, summed, backend)))
+        return onto_batch(like, a, b, lambda x, y, summed: _convolve(x, y, (*row, *column, conjugate, summed, backend)))
 
     in_first = onto(first, grad, second, -1, not correlates) if needs[0] else None
     if not needs[1]:
@@ -321,16 +330,17 @@ def _convolve_jvp(tensors: Any, tangents: Any, outputs: Any, options: Any) -> tu
 
 _WINDOW = tuple((f"{axis}_{part}", "SymInt") for axis in ("row", "column") for part in ("start", "count", "period"))
 _SHARED = (("conjugate", "bool"), ("summed", "int"), ("backend", "str"))
+CONVOLVE_OPTIONS = (*_WINDOW, *_SHARED)
 
 _CONVOLVE = _autograd.register(
     _autograd.Rule(
         name="psf_convolve",
         arguments=("first", "second"),
-        options=(*_WINDOW, *_SHARED),
+        options=CONVOLVE_OPTIONS,
         core_dims=(2, 2),
         n_outputs=1,
         forward=_convolve_forward,
-        fake=_convolve_fake,
+        fake=convolve_fake,
         backward=_convolve_backward,
         jvp=_convolve_jvp,
     )
@@ -368,10 +378,10 @@ def _filter_backward(
         return _both_gradients(_CROSS_SPECTRUM_KIND, grad, field, transfer, _exact_window(field), False)
     pair = (field, grad) if conjugate else (grad, field)
     return (
-        _onto(field, grad, transfer, lambda x, y, summed: _filter(x, y, (not conjugate, summed, backend)))
+        onto_batch(field, grad, transfer, lambda x, y, summed: _filter(x, y, (not conjugate, summed, backend)))
         if needs[0]
         else None,
-        _onto(transfer, *pair, lambda x, y, summed: _cross_spectrum(x, y, (False, summed, backend)))
+        onto_batch(transfer, *pair, lambda x, y, summed: _cross_spectrum(x, y, (False, summed, backend)))
         if needs[1]
         else None,
     )
@@ -384,7 +394,7 @@ def _cross_spectrum_backward(
     if grad is None:
         return (None, None)
     return tuple(
-        _onto(like, other, grad, lambda x, y, summed, c=conjugate: _filter(x, y, (c, summed, options[-1])))
+        onto_batch(like, other, grad, lambda x, y, summed, c=conjugate: _filter(x, y, (c, summed, options[-1])))
         if wanted
         else None
         for wanted, like, other, conjugate in zip(needs, tensors, (second, first), (False, True), strict=True)
