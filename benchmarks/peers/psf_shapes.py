@@ -34,6 +34,16 @@ ZERO = [Shape(batch, n, n, n, n, "zero") for batch, n in SQUARES]
 CIRCULAR = [shape._replace(boundary="circular") for shape in ZERO]
 SMALL_PSF = [Shape(64, 128, 128, side, side, "zero") for side in (11, 31)]
 FILTER = (16, 256, 256)
+# Fields with a large prime factor: from 11 to 31, where fourier_filter takes torch's transform, and above.
+FILTER_PRIMES = (
+    (51, 88, 88),
+    (36, 104, 104),
+    (28, 119, 119),
+    (26, 124, 124),
+    (42, 97, 97),
+    (16, 127, 129),
+    (6, 254, 254),
+)
 
 
 def bar(shape: Shape, backward: bool) -> float:

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../../common/parallel.h"
+#include "../../common/workspace.h"
 #include "passes.h"
 #include "plan.h"
 
@@ -72,11 +73,12 @@ inline Placement place(const Window& window, const Span& span, std::int64_t poin
 template <class T>
 struct Aligned {
   explicit Aligned(std::int64_t count)
-      : memory(static_cast<T*>(::operator new(sizeof(T) * static_cast<std::size_t>(count), std::align_val_t{64}))) {}
-  ~Aligned() { ::operator delete(memory, std::align_val_t{64}); }
+      : bytes(sizeof(T) * static_cast<std::size_t>(count)), memory(static_cast<T*>(take_workspace(bytes))) {}
+  ~Aligned() { return_workspace(memory, bytes); }
   Aligned(const Aligned&) = delete;
   Aligned& operator=(const Aligned&) = delete;
-  T* memory;
+  const std::size_t bytes;
+  T* const memory;
 };
 
 template <class T>

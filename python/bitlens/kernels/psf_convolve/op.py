@@ -95,7 +95,7 @@ def psf_deconvolve(image: Tensor, psf: Tensor, *, regularization: float | Tensor
     inverse = reference.inverse_psf(psf, weight[..., None, None], *image.shape[-2:])
     backend = _backend.select("psf_convolve", image.device, IMPLEMENTED)
     height, width = image.shape[-2:]
-    if backend == "reference" or torch_is_faster(height, width):
+    if backend == "reference":
         return reference.circular(image, inverse)
     return _convolve(image, inverse, (0, height, height, 0, width, width, False, 0, backend))
 
@@ -126,7 +126,7 @@ def fourier_filter(field: Tensor, transfer: Tensor, *, centered: bool = False) -
             f"transfer: need the last two axes of field, {tuple(field.shape[-2:])}, got {tuple(transfer.shape)}"
         )
     backend = _backend.select("fourier_filter", field.device, IMPLEMENTED)
-    if backend == "reference" or torch_is_faster(*field.shape[-2:]):
+    if backend == "reference" or _torch_is_faster(*field.shape[-2:]):
         return reference.fourier_filter(field, transfer, centered)
     if centered:
         transfer = torch.fft.ifftshift(transfer, dim=(-2, -1))
@@ -141,7 +141,7 @@ def _convolution(image: Tensor, psf: Tensor, mode: str, boundary: str, summed: i
     (height, width), (h, w) = image.shape[-2:], psf.shape[-2:]
     check_mode((height, width), (h, w), mode, boundary)
     backend = _backend.select("psf_convolve", image.device, IMPLEMENTED)
-    if backend == "reference" or (boundary == "circular" and torch_is_faster(height, width)):
+    if backend == "reference":
         result = reference.psf_convolve(image, psf, mode, boundary)
         return result.sum(dim=-3, keepdim=True) if summed else result
     if boundary == "circular" and (h > height or w > width):
@@ -169,13 +169,13 @@ def window_of(image: tuple[int, int], psf: tuple[int, int], mode: str, boundary:
     return tuple(window)
 
 
-def torch_is_faster(height: int, width: int) -> bool:
-    """Whether torch's own transform beats the kernel's at this exact size: one with a prime factor above 7.
+def _torch_is_faster(height: int, width: int) -> bool:
+    """Whether torch's own transform of complex fields beats the kernel's: prime factors from 11 to 31, none above.
 
     Only where no backend is forced; its rounding, unlike the kernel's, depends on the number of threads.
     benchmarks/peers/psf_convolve.py lists such shapes.
     """
-    return not _backend.forced() and not (_is_smooth(height) and _is_smooth(width))
+    return not _backend.forced() and 7 < _largest_factor(height * width) <= 31
 
 
 def _complex_of(dtype: torch.dtype) -> torch.dtype:
@@ -222,11 +222,19 @@ def _evaluate(
     return (_compiled.psf_convolve(backend, kind, first, second, window, conjugate, summed, threads),), None
 
 
+def _largest_factor(number: int) -> int:
+    """The largest prime factor."""
+    factor = 2
+    while factor * factor <= number:
+        if number % factor:
+            factor += 1
+        else:
+            number //= factor
+    return number
+
+
 def _is_smooth(size: int) -> bool:
-    for radix in (2, 3, 5, 7):
-        while size % radix == 0:
-            size //= radix
-    return size == 1
+    return _largest_factor(size) <= 7
 
 
 def _batch(tensors: Any, summed: int) -> list[int]:

@@ -48,7 +48,6 @@ class PSFConvolvePlan:
         self._psf = psf.detach().clone(memory_format=torch.contiguous_format)
         self._made_for: tuple[object, ...] | None = None
         self._spectra: tuple[Tensor, Tensor] | None = None
-        self._transfer: Tensor | None = None
         self._prepare()
 
     @property
@@ -70,24 +69,19 @@ class PSFConvolvePlan:
         )
         if not torch.compiler.is_compiling():
             self._prepare()
-        if self._transfer is not None:
-            return torch.fft.irfft2(torch.fft.rfft2(image) * self._transfer, s=self.image_size)
         if self._spectra is None:
             return op.psf_convolve(image, self._psf, mode=self.mode, boundary=self.boundary)
         return _planned(image, self._folded, *self._spectra, (*self._window, False, 0, "cpu"))
 
     def _prepare(self) -> None:
-        """Make the transform that the present backend, instruction set and route need, where they have changed."""
+        """Make the spectra that the present backend and instruction set need, where these have changed."""
         backend = _backend.select("psf_convolve", self._psf.device, op.IMPLEMENTED)
-        by_torch = self.boundary == "circular" and op.torch_is_faster(*self.image_size)
-        made_for = (backend, by_torch, _compiled.instruction_set())
+        made_for = (backend, _compiled.instruction_set())
         if made_for == self._made_for:
             return
-        self._transfer, self._spectra = None, None
+        self._spectra = None
         (height, width), (h, w) = self.image_size, self._psf.shape[-2:]
-        if by_torch:
-            self._transfer = torch.fft.rfft2(reference.centered(self._psf, height, width))
-        elif backend == "cpu" and (self.boundary == "circular" or h * w > op.MOST_TAPS):
+        if backend == "cpu" and (self.boundary == "circular" or h * w > op.MOST_TAPS):
             wraps = self.boundary == "circular" and (h > height or w > width)
             self._folded = reference.fold(self._psf, height, width).contiguous() if wraps else self._psf
             threads = _backend.threads()
