@@ -19,6 +19,7 @@ from bitlens import GaussianNoise, InformationEstimate, PoissonGaussianNoise, Po
 from bitlens.estimators import _judge
 from bitlens.estimators._judge import judge, stderr_of_difference_bits
 from bitlens.kernels import _backend
+from bitlens.noise import NoiseModel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -217,12 +218,15 @@ def test_arrays_and_tensors_of_any_real_type_agree_and_are_left_alone() -> None:
     assert integers == estimate_information(measured, PoissonNoise(), generator=torch.Generator().manual_seed(0))
 
 
-def test_without_image_axes_only_a_full_gaussian_is_tried() -> None:
+def test_without_image_axes_no_density_of_images_is_tried() -> None:
     _, measured = example(200, (6,))
-    rng = torch.Generator().manual_seed(0)
-    assert estimate_information(measured, PoissonNoise(), generator=rng).method == "gaussian"
+    method = estimate_information(measured, PoissonNoise(), generator=torch.Generator().manual_seed(0)).method
+    assert "stationary" not in method
+    assert "shift" not in method
+    sensor = PoissonGaussianNoise(read_std=2.0, adc_bits=12)
+    assert estimate_information(measured, sensor, generator=torch.Generator().manual_seed(0)).method == "gaussian"
     with pytest.raises(ValueError, match="need more images to fit a Gaussian to 30 pixels"):
-        estimate_information(example(20, (30,))[1], PoissonNoise())
+        estimate_information(example(20, (30,))[1], sensor)
 
 
 def test_few_images_of_many_pixels_fall_back_to_the_stationary_density() -> None:
@@ -233,6 +237,21 @@ def test_few_images_of_many_pixels_fall_back_to_the_stationary_density() -> None
     assert any("20 images are few for the 64 pixels" in warning for warning in result.warnings)
     with pytest.raises(ValueError, match="at least 67 images"):
         estimate_information(measured, PoissonNoise(), method="gaussian")
+
+
+@pytest.mark.parametrize(
+    ("method", "noise", "words"),
+    [
+        ("scale_mixture", GaussianNoise(1.0), "grows with the mean"),
+        ("independent_pixels", GaussianNoise(1.0), "grows with the mean"),
+        ("scene_mixture", PoissonGaussianNoise(read_std=2.0, adc_bits=12), "without ADC"),
+        ("shift_mixture", PoissonNoise(), "shape \\(n, row, column\\)"),
+    ],
+)
+def test_densities_that_do_not_suit_are_refused(method: str, noise: NoiseModel, words: str) -> None:
+    _, measured = example(200, (6,))
+    with pytest.raises(ValueError, match=words):
+        estimate_information(measured, noise, method=method)
 
 
 @pytest.mark.parametrize("n_groups", [2, 3, 5])

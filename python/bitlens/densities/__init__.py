@@ -2,11 +2,19 @@
 
 from bitlens.densities.base import Density
 from bitlens.densities.gaussian import GaussianDensity, held_out_bias_nats, plug_in_bias_nats
+from bitlens.densities.independent_pixels import IndependentPixelsDensity
+from bitlens.densities.scale_mixture import ScaleMixtureDensity
+from bitlens.densities.scene_mixture import SceneMixtureDensity
+from bitlens.densities.shift_mixture import ShiftMixtureDensity
 from bitlens.densities.stationary import StationaryGaussianDensity
 
 __all__ = [
     "Density",
     "GaussianDensity",
+    "IndependentPixelsDensity",
+    "ScaleMixtureDensity",
+    "SceneMixtureDensity",
+    "ShiftMixtureDensity",
     "StationaryGaussianDensity",
     "held_out_bias_nats",
     "plug_in_bias_nats",

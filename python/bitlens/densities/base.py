@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ class Density(ABC):
         TypeError, ValueError: images that cannot be used, named with what is needed and what came.
     """
 
+    # Whether counts are taken as they are and log_prob is of a probability; otherwise U[0, 1) is to be added first.
+    takes_counts: ClassVar[bool] = False
     held_out_bias_nats: float
     converged: bool
 

@@ -114,14 +114,15 @@ def _fitted_density(
     measured: Tensor, noise: NoiseModel, method: str, groups: Groups, generator: torch.Generator
 ) -> DensityRows | None:
     largest_fold = int(torch.bincount(groups.folds).max())
-    densities = _density.candidates(method, measured, measured.shape[0] - largest_fold)
+    densities = _density.candidates(method, measured, noise, measured.shape[0] - largest_fold)
     if not densities:
         return None
+    dithered = measured
     if noise.discrete:
         # Counts plus U[0, 1) have a density whose cross-entropy bounds the discrete entropy of the counts.
         dither = torch.rand(measured.shape, generator=generator, dtype=measured.dtype, device=generator.device)
-        measured = measured + dither.to(measured.device)
-    return _density.cross_fit(measured, densities, groups)
+        dithered = measured + dither.to(measured.device)
+    return _density.cross_fit(measured, dithered, densities, groups)
 
 
 def _from_density(density: DensityRows, rows: Tensor) -> Found:

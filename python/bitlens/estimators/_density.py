@@ -8,8 +8,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bitlens.densities import GaussianDensity, StationaryGaussianDensity
+from bitlens.densities import (
+    Density,
+    GaussianDensity,
+    IndependentPixelsDensity,
+    ScaleMixtureDensity,
+    SceneMixtureDensity,
+    ShiftMixtureDensity,
+    StationaryGaussianDensity,
+    held_out_bias_nats,
+)
+from bitlens.densities._channel_mixture import counts_photons, electrons, is_fast
 from bitlens.estimators._inputs import Groups
+from bitlens.noise import NoiseModel
 
 # A full covariance whose expected excess is above this many bits per pixel says little about truth.
 _LARGE_EXCESS_BITS_PER_PIXEL = 0.1
@@ -19,7 +30,27 @@ _POOR_FIT_SPREAD = 2.0
 _POOR_FIT_KURTOSIS = 3.5
 _LN2 = math.log(2.0)
 
-_Gaussian = GaussianDensity | StationaryGaussianDensity
+# Images to which every density is fitted once, to see which are worth the whole work, and on which it is scored.
+_TRIAL_IMAGES, _TRIAL_VALIDATION = 1200, 400
+# Standard errors of the difference by which a density must lose that trial to be left out.
+_HOPELESS_SIGMAS = 8.0
+# Images below which "auto" keeps to Gaussians.
+_LEAST_FOR_MIXTURES = 100
+# Images drawn from a density to see whether the data are typical of it; nats and standard errors beyond which not.
+_TYPICAL_DRAWS = 400
+_TYPICAL_NATS, _TYPICAL_NATS_PER_PIXEL, _TYPICAL_SIGMAS = 1.0, 0.02, 6.0
+# Images x shifts x pixels up to which shifts of a pattern are tried, a second on two cores.
+_MOST_SHIFT_SCORES = 400_000_000
+
+METHODS = (
+    "gaussian",
+    "stationary_gaussian",
+    "scale_mixture",
+    "independent_pixels",
+    "scene_mixture",
+    "shift_mixture",
+)
+_GAUSSIANS = ("gaussian", "stationary_gaussian")
 
 
 class DensityRows(NamedTuple):
@@ -32,7 +63,7 @@ class DensityRows(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def candidates(method: str, measured: Tensor, n_training: int) -> dict[str, _Gaussian]:
+def candidates(method: str, measured: Tensor, noise: NoiseModel, n_training: int) -> dict[str, Density]:
     """The densities that `method` may use for images of this shape; none for "auto" when there are too few.
 
     Raises:
@@ -41,6 +72,7 @@ def candidates(method: str, measured: Tensor, n_training: int) -> dict[str, _Gau
     n_pixels = measured[0].numel()
     is_image = measured.ndim in (3, 4)
     enough = n_training >= n_pixels + 3
+    fast, counts = is_fast(noise), counts_photons(noise)
     if method == "gaussian" and not enough:
         raise ValueError(
             f"measured: method 'gaussian' needs at least {n_pixels + 3} images to fit {n_pixels} pixels, "
@@ -51,55 +83,153 @@ def candidates(method: str, measured: Tensor, n_training: int) -> dict[str, _Gau
             f"measured: method 'stationary_gaussian' needs shape (n, [channel,] row, column), "
             f"got {tuple(measured.shape)}"
         )
-    chosen: dict[str, _Gaussian] = {}
+    if method == "shift_mixture" and measured.ndim != 3:
+        raise ValueError(f"measured: method 'shift_mixture' needs shape (n, row, column), got {tuple(measured.shape)}")
+    if method not in ("auto", *_GAUSSIANS):
+        if not fast:
+            raise ValueError(
+                f"noise: method {method!r} needs Gaussian, Poisson or Poisson-Gaussian noise without ADC and full "
+                f"well, got {type(noise).__name__}"
+            )
+        if method in ("scale_mixture", "independent_pixels") and not counts:
+            raise ValueError(
+                f"noise: method {method!r} needs noise that grows with the mean, got {type(noise).__name__}"
+            )
+    chosen: dict[str, Density] = {}
     if method in ("auto", "stationary_gaussian") and is_image:
         chosen["stationary_gaussian"] = StationaryGaussianDensity()
     if method in ("auto", "gaussian") and enough:
         chosen["gaussian"] = GaussianDensity()
+    auto = method == "auto" and fast and n_training >= _LEAST_FOR_MIXTURES
+    lit = counts and auto and float(electrons(noise, measured).mean()) > 0.0
+    if method == "scale_mixture" or lit:
+        chosen["scale_mixture"] = ScaleMixtureDensity(noise)
+    if method == "independent_pixels" or lit:
+        chosen["independent_pixels"] = IndependentPixelsDensity(noise)
+    if method == "scene_mixture" or auto:
+        chosen["scene_mixture"] = SceneMixtureDensity(noise)
+    shifts_fit = measured.ndim == 3 and measured.shape[0] * n_pixels**2 <= _MOST_SHIFT_SCORES
+    if method == "shift_mixture" or (auto and shifts_fit):
+        chosen["shift_mixture"] = ShiftMixtureDensity(noise)
     return chosen
 
 
-def cross_fit(measured: Tensor, densities: dict[str, _Gaussian], groups: Groups) -> DensityRows:
-    """Each fold scored by a density fitted on the others, chosen among `densities` on a fold inside those."""
+def cross_fit(measured: Tensor, dithered: Tensor, densities: dict[str, Density], groups: Groups) -> DensityRows:
+    """Each fold scored by a density fitted on the others, chosen among `densities` on a fold inside those.
+
+    `dithered` is what densities that do not take counts see. Densities that lose by far on a part of the images are
+    left out at once: the choice among the rest stays one of rows that are not reported.
+    """
     log_prob = measured.new_empty(measured.shape[0])
     excess = torch.zeros_like(log_prob)
     fourth, second = torch.zeros_like(log_prob), torch.zeros_like(log_prob)
     names: list[str] = []
-    converged = True
+    converged, typical = True, True
+    densities = _promising(measured, dithered, densities, groups)
     for fold in range(groups.n_folds):
         training, reported = groups.folds != fold, groups.folds == fold
-        name, start = _select(measured, densities, groups, fold)
-        density = start.fit(measured[training])
-        log_prob[reported] = density.log_prob(measured[reported])
-        power = density.whiten(measured[reported]).square()
-        second[reported], fourth[reported] = power.mean(1), power.square().mean(1)
+        name, start = _select(measured, dithered, densities, groups, fold)
+        images = measured if start.takes_counts else dithered
+        density = start.fit(images[training])
+        log_prob[reported] = density.log_prob(images[reported])
+        if isinstance(density, GaussianDensity | StationaryGaussianDensity):
+            power = density.whiten(images[reported]).square()
+            second[reported], fourth[reported] = power.mean(1), power.square().mean(1)
         excess[reported] = density.held_out_bias_nats
         names.append(name)
         converged = converged and density.converged
+        if fold == 0 and density.takes_counts:
+            typical = _typical(density, log_prob[reported])
     name = " or ".join(sorted(set(names)))
-    kurtosis = float(fourth.mean() / second.mean() ** 2)
+    gaussian = second > 0.0
+    kurtosis = float(fourth[gaussian].mean() / second[gaussian].mean() ** 2) if bool(gaussian.any()) else math.nan
     notes = _notes(log_prob, excess, kurtosis, name, measured[0].numel(), converged)
+    if not typical:
+        notes = (
+            *notes,
+            f"the images are not like those of the {name} density, the best at hand: the upper bound from it may lie "
+            f"far above the truth",
+        )
     return DensityRows(log_prob, excess, name, converged, notes)
 
 
-def _select(measured: Tensor, densities: dict[str, _Gaussian], groups: Groups, fold: int) -> tuple[str, _Gaussian]:
-    """The best density on a validation fold, seen neither by its fit nor among the samples it will report."""
-    if len(densities) == 1:
-        return next(iter(densities.items()))
+def _typical(density: Density, log_prob: Tensor) -> bool:
+    """Whether images that the fit has not seen have the log densities that images drawn from it have, on average."""
+    draws = density.sample(_TYPICAL_DRAWS, torch.Generator().manual_seed(0))
+    drawn = density.log_prob(draws.to(log_prob.device))
+    stderr = math.sqrt(float(drawn.var()) / len(drawn) + float(log_prob.var()) / len(log_prob))
+    limit = max(_TYPICAL_NATS, _TYPICAL_NATS_PER_PIXEL * draws[0].numel(), _TYPICAL_SIGMAS * stderr)
+    return abs(float(drawn.mean() - log_prob.mean()) - density.held_out_bias_nats) <= limit
+
+
+def _promising(measured: Tensor, dithered: Tensor, densities: dict[str, Density], groups: Groups) -> dict[str, Density]:
+    """Without those that lose by far a trial on a part of the training rows of the first fold."""
+    if len(densities) < 3:
+        return densities
+    training, validation = _inner_split(groups, 0)
+    training = torch.nonzero(training)[:_TRIAL_IMAGES, 0]
+    validation = torch.nonzero(validation)[:_TRIAL_VALIDATION, 0]
+    scores: dict[str, Tensor] = {}
+    for name, density in densities.items():
+        images = measured if density.takes_counts else dithered
+        if name == "gaussian" and len(training) < measured[0].numel() + 3:
+            continue
+        try:
+            scores[name] = density.fit(images[training]).log_prob(images[validation])
+        except ValueError:  # pixels that are constant, for example: the others may serve
+            continue
+    if not scores:
+        return densities
+    best = max(scores, key=lambda name: float(scores[name].mean()))
+    kept = {}
+    for name, density in densities.items():
+        if name not in scores and name != "gaussian":
+            continue
+        if name in scores:
+            # An excess that more images shrink is forgiven.
+            fewer = float(len(training)) / float((groups.folds != 0).sum())
+            behind = scores[best] - scores[name]
+            stderr = float(behind.std()) / math.sqrt(len(behind))
+            gain = _expected_gain(name, measured[0].numel(), len(training), fewer)
+            if float(behind.mean()) - gain > _HOPELESS_SIGMAS * stderr:
+                continue
+        kept[name] = density
+    return kept
+
+
+def _expected_gain(name: str, n_pixels: int, n_training: int, fewer: float) -> float:
+    """What a full covariance gains by all images in place of a part, nats; little for the others."""
+    if name != "gaussian":
+        return 0.0
+    return held_out_bias_nats(n_training, n_pixels) - held_out_bias_nats(round(n_training / fewer), n_pixels)
+
+
+def _inner_split(groups: Groups, fold: int) -> tuple[Tensor, Tensor]:
+    """Rows to fit and to validate, all outside `fold`."""
     training = groups.folds != fold
     validation = groups.folds == (fold + 1) % groups.n_folds
     if groups.n_folds == 2:
         # One group trains: every fifth of its samples validates.
         place = torch.cumsum(training, 0)
         validation = training & (place % 5 == 0)
-    fitting = training & ~validation
-    fitted: dict[str, _Gaussian] = {}
+    return training & ~validation, validation
+
+
+def _select(
+    measured: Tensor, dithered: Tensor, densities: dict[str, Density], groups: Groups, fold: int
+) -> tuple[str, Density]:
+    """The best density on a validation fold, seen neither by its fit nor among the samples it will report."""
+    if len(densities) == 1:
+        return next(iter(densities.items()))
+    fitting, validation = _inner_split(groups, fold)
+    fitted: dict[str, Density] = {}
     score: dict[str, float] = {}
     for name, density in densities.items():
         if name == "gaussian" and int(fitting.sum()) < measured[0].numel() + 3:
             continue
-        fitted[name] = density.fit(measured[fitting])
-        score[name] = float(fitted[name].log_prob(measured[validation]).mean())
+        images = measured if density.takes_counts else dithered
+        fitted[name] = density.fit(images[fitting])
+        score[name] = float(fitted[name].log_prob(images[validation]).mean())
     best = max(score, key=score.__getitem__)
     return best, fitted[best]
 
@@ -115,6 +245,8 @@ def _notes(
             f"{n_samples} images are few for the {n_pixels} pixels of each: fitting the density costs "
             f"an expected {excess_bits:.3g} bits per image, which the upper bound carries"
         )
+    if math.isnan(kurtosis):  # not a Gaussian
+        return (*notes, *([] if converged else ["the fit of the density had not converged when it stopped"]))
     spread = float(log_prob.std()) / math.sqrt(0.5 * n_pixels)
     # Five standard deviations of the sample kurtosis of Gaussian pixels spare small samples.
     kurtosis_limit = _POOR_FIT_KURTOSIS + 5.0 * math.sqrt(24.0 / (n_samples * n_pixels))

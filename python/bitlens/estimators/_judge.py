@@ -12,6 +12,7 @@ from scipy import stats
 from torch import Tensor
 
 from bitlens import __version__
+from bitlens.estimators import _density
 from bitlens.estimators._bounds import Found, estimate
 from bitlens.estimators._inputs import Groups, check_samples, images, make_groups
 from bitlens.estimators._seeds import take_seed
@@ -21,7 +22,7 @@ from bitlens.kernels.infonce_scores.op import IMPLEMENTED
 from bitlens.noise import NoiseModel
 from bitlens.noise._abilities import HasLimits
 
-METHODS = ("auto", "gaussian", "stationary_gaussian", "known_channel")
+METHODS = ("auto", *_density.METHODS, "known_channel")
 MINIMUM_GROUPS = 20
 # Standard errors beyond which a result that no channel can give is said to be one.
 _IMPOSSIBLE_SIGMAS = 4.0

@@ -1,0 +1,150 @@
+"""Mixtures whose components are a noise model at fixed noiseless images: what densities made of them share."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bitlens.densities.base import as_images
+from bitlens.noise import NoiseModel
+from bitlens.noise._abilities import HasMoments, HasPairs
+from bitlens.noise._pairs import log_prob_pairs
+
+# Scores kept at a time while measurements are scored.
+_CHUNK_PAIRS = 8_000_000
+# A component never gets a weight of exactly zero: a held-out image may need it.
+_LEAST_WEIGHT = 1e-12
+
+
+class ChannelMixture(NamedTuple):
+    """q(z) = sum_k w_k p(z | mean_k): means (K, ...) in photo-electrons, log weights (K,)."""
+
+    noise: NoiseModel
+    means: Tensor
+    log_weights: Tensor
+
+    def log_prob(self, measured: Tensor) -> Tensor:
+        """log q(z), (n, ...) -> (n,) nats."""
+        images = as_images(measured, self.means.shape[1:])
+        rows = max(1, _CHUNK_PAIRS // len(self.means))
+        parts = [
+            torch.logsumexp(log_prob_pairs(self.noise, part, self.means) + self.log_weights, 1)
+            for part in images.split(rows)
+        ]
+        return torch.cat(parts)
+
+    def sample(self, n: int, generator: torch.Generator | None) -> Tensor:
+        """n measurements, (n, ...) float64."""
+        component = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=generator)
+        return self.noise.sample(self.means[component], generator).to(torch.float64)
+
+
+def fitted_mixture(density: str, noise: NoiseModel, means: Tensor | None, log_weights: Tensor | None) -> ChannelMixture:
+    """Noise, means and weights together.
+
+    Raises:
+        RuntimeError: there are none, because the density is not fitted yet.
+    """
+    if means is None or log_weights is None:
+        raise RuntimeError(f"{density}: call fit first; it returns the fitted density")
+    return ChannelMixture(noise, means, log_weights)
+
+
+def is_fast(noise: NoiseModel) -> bool:
+    """Whether scores of all pairs cost no more than a matrix product or one pass of a compiled kernel."""
+    return isinstance(noise, HasMoments) and isinstance(noise, HasPairs) and noise.fast_pairs
+
+
+def electrons(noise: NoiseModel, measured: Tensor) -> Tensor:
+    """Unbiased estimate of the mean in photo-electrons behind each value, where the response is linear."""
+    shape = measured.shape[1:]
+    if not isinstance(noise, HasMoments):
+        raise TypeError(f"noise: need a model that knows its expectation, got {type(noise).__name__}")
+    zero = noise.expected(torch.zeros(shape, dtype=torch.float64, device=measured.device))
+    one = noise.expected(torch.ones(shape, dtype=torch.float64, device=measured.device))
+    return (measured - zero) / (one - zero)
+
+
+def noise_variance(noise: NoiseModel, mean: Tensor) -> Tensor:
+    """Variance of a measurement in squared photo-electrons at each mean."""
+    assert isinstance(noise, HasMoments)
+    gain = noise.expected(torch.ones_like(mean)) - noise.expected(torch.zeros_like(mean))
+    return noise.variance(mean) / gain.square()
+
+
+def counts_photons(noise: NoiseModel) -> bool:
+    """Whether the noise grows with the mean, which then cannot be negative."""
+    zero = torch.zeros(1, dtype=torch.float64)
+    return isinstance(noise, HasMoments) and bool((noise.variance(zero + 1.0) > noise.variance(zero)).any())
+
+
+def posteriors(scores: Tensor, log_weights: Tensor) -> Tensor:
+    """Share of each component in each image, (n, K), rows sum to one."""
+    return torch.softmax(scores + log_weights, 1)
+
+
+def em_log_weights(scores: Tensor, log_weights: Tensor, n_steps: int, smoothing: Tensor | None = None) -> Tensor:
+    """Log weights after some steps of expectation maximisation, each followed by the (K, K) smoothing if given.
+
+    Reference: Silverman et al. 1990, doi:10.1111/j.2517-6161.1990.tb01788.x (smoothed EM).
+    """
+    likelihood = _relative_likelihood(scores)
+    weights = log_weights.exp()
+    for _ in range(n_steps):
+        weights = _em_step(likelihood, weights)
+        if smoothing is not None:
+            weights = smoothing @ weights
+            weights = weights / weights.sum()
+    return weights.clamp_min(_LEAST_WEIGHT).log()
+
+
+def likeliest_log_weights(scores: Tensor, log_weights: Tensor, n_steps: int) -> Tensor:
+    """Log weights near the maximum of the likelihood: expectation maximisation, three steps at a time extrapolated.
+
+    Reference: Varadhan and Roland 2008, doi:10.1111/j.1467-9469.2007.00585.x (SQUAREM).
+    """
+    likelihood = _relative_likelihood(scores)
+    weights = log_weights.exp()
+
+    def score(candidate: Tensor) -> float:
+        return float((likelihood @ candidate).clamp_min(1e-30).log().mean())
+
+    for _ in range(n_steps):
+        first = _em_step(likelihood, weights)
+        second = _em_step(likelihood, first)
+        change, curvature = first - weights, second - 2.0 * first + weights
+        power = float(curvature.square().sum())
+        if power > 0.0:
+            length = max(1.0, math.sqrt(float(change.square().sum()) / power))
+            far = (weights + 2.0 * length * change + length**2 * curvature).clamp_min(0.0)
+            far = _em_step(likelihood, far / far.sum())
+            second = far if score(far) >= score(second) else second
+        weights = second
+    return weights.clamp_min(_LEAST_WEIGHT).log()
+
+
+def _relative_likelihood(scores: Tensor) -> Tensor:
+    """Likelihoods relative to each row's largest: the weights only need ratios."""
+    return torch.exp(scores - scores.amax(1, keepdim=True))
+
+
+def _em_step(likelihood: Tensor, weights: Tensor) -> Tensor:
+    total = (likelihood @ weights).clamp_min(1e-30)
+    weights = weights * (likelihood.mT @ total.reciprocal()) / len(likelihood)
+    return weights / weights.sum()
+
+
+def smoothing_matrix(place: Tensor, bandwidth: float) -> Tensor:
+    """Gaussian kernel between places (K,), columns sum to one: it moves weight and neither makes nor loses any."""
+    kernel = torch.exp(-0.5 * ((place[:, None] - place) / bandwidth).square())
+    return kernel / kernel.sum(0)
+
+
+def log_spaced(low: float, high: float, step: float, most: int) -> Tensor:
+    """Places from log(low) to log(high), no further apart than `step` unless there would be more than `most`."""
+    first, last = math.log(low), math.log(high)
+    count = min(most, max(2, math.ceil((last - first) / step) + 1))
+    return torch.linspace(first, last, count, dtype=torch.float64)
