@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -328,6 +330,90 @@ def test_more_batch_axes_than_the_kernel_walks(backend: str) -> None:
         truth = ops.psf_convolve(image, psf)
     with running(backend):
         torch.testing.assert_close(ops.psf_convolve(image, psf), truth, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [((2,) * 13 + (4, 4), (3, 3)), ((4, 4), (2,) * 13 + (3, 3)), ((2,) * 13 + (4, 4), (2,) + (1,) * 12 + (3, 3))],
+)
+@every_backend
+def test_gradients_over_more_batch_axes_than_the_kernel_walks(
+    backend: str, shapes: tuple[tuple[int, ...], tuple[int, ...]]
+) -> None:
+    contract.check_against_reference(Case(convolution("same", "zero"), normal(*shapes)), backend, torch.float64)
+
+
+def test_transfer_gradient_over_more_batch_axes_than_the_kernel_walks() -> None:
+    generator = contract.generator()
+    field, transfer = (
+        torch.randn(shape, dtype=torch.complex128, generator=generator) for shape in ((2,) * 13 + (4, 4), (4, 4))
+    )
+    results = []
+    for backend in ("cpu", "reference"):
+        leaf = transfer.detach().requires_grad_()
+        with running(backend):
+            results.append(torch.autograd.grad(ops.fourier_filter(field, leaf).abs().sum(), leaf)[0])
+    torch.testing.assert_close(*results)
+
+
+def test_forward_over_reverse() -> None:
+    """Tangents of both gradients, also where the graph of the gradients is not kept."""
+    image, psf, tangent = normal((3, 12, 13), (9, 8), (3, 12, 13))(torch.float64, contract.generator())
+    found = []
+    for backend in ("cpu", "reference"):
+        with running(backend), torch.autograd.forward_ad.dual_level():
+            leaves = image.clone().requires_grad_(), psf.clone().requires_grad_()
+            dual = torch.autograd.forward_ad.make_dual(leaves[0], tangent)
+            gradients = torch.autograd.grad(ops.psf_convolve(dual, leaves[1]).square().sum(), leaves)
+            found.append([torch.autograd.forward_ad.unpack_dual(gradient).tangent for gradient in gradients])
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("shape", [(17, 17), (16, 12), (11, 4)])
+def test_empty_batches_where_no_backend_is_forced(shape: tuple[int, int]) -> None:
+    field = torch.zeros(0, *shape, dtype=torch.complex64, requires_grad=True)
+    transfer = torch.ones(shape, dtype=torch.complex64, requires_grad=True)
+    gradients = torch.autograd.grad(ops.fourier_filter(field, transfer).abs().sum(), (field, transfer))
+    assert gradients[0].shape == field.shape
+    assert not gradients[1].any()
+    image = torch.zeros(0, *shape)
+    for backend in ("cpu", "reference"):
+        with running(backend):
+            assert ops.psf_convolve(image, torch.ones(3, 3)).shape == image.shape
+            assert ops.psf_deconvolve(image, torch.ones(0, 3, 3), regularization=1.0).shape == image.shape
+
+
+FORKED = """
+import os, threading, torch, warnings
+from bitlens import ops
+warnings.simplefilter("ignore")
+torch.set_num_threads(1)
+stop = False
+def churn():
+    n = 300
+    while not stop:
+        n = 300 + (n + 7) % 900
+        ops.psf_convolve(torch.ones(4, n), torch.ones(4, 60))
+thread = threading.Thread(target=churn)
+thread.start()
+children = []
+for i in range(12):
+    child = os.fork()
+    if child == 0:
+        ops.psf_convolve(torch.ones(4, 2000 + i), torch.ones(4, 60))
+        os._exit(0)
+    children.append(child)
+stop = True
+thread.join()
+for child in children:
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_does_not_wait_for_another_thread() -> None:
+    subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=100)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

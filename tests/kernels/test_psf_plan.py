@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import sys
 from pathlib import Path
 from unittest import mock
@@ -135,6 +136,43 @@ def test_follows_the_backend_and_the_instruction_set() -> None:
             torch.testing.assert_close(plan(image), expected)
 
 
+def test_forced_backends_hold_in_compiled_and_transformed_calls() -> None:
+    image, psf = pair((3, 40, 36), (12, 11))
+    with running("numba"):
+        plan = ops.PSFConvolvePlan(psf, (40, 36))
+    expected = ops.psf_convolve(image, psf)
+
+    def loss(x: Tensor) -> Tensor:
+        return plan(x).square().sum()
+
+    # The first call on the compiled kernel is one inside a transform, which cannot keep spectra.
+    torch.testing.assert_close(torch.func.grad(loss)(image), torch.func.grad(lambda x: loss(x))(image))
+    torch.testing.assert_close(plan(image), expected)
+    with running("reference"), mock.patch.object(_compiled, "psf_convolve", wraps=_compiled.psf_convolve) as kernel:
+        compiled = torch.compile(plan, backend="aot_eager")
+        torch.testing.assert_close(compiled(image), expected)
+    assert kernel.call_count == 0
+
+
+def test_pickles_without_its_spectra() -> None:
+    image, psf = pair((2, 70, 64), (9, 8))
+    plan = ops.PSFConvolvePlan(psf, (70, 64))
+    text = pickle.dumps(plan)
+    assert len(text) < 8 * psf.numel() + 4000
+    torch.testing.assert_close(pickle.loads(text)(image), plan(image))
+
+
+def test_made_in_inference_mode_and_on_the_meta_device() -> None:
+    image, psf = pair((2, 12, 13), (9, 8))
+    with torch.inference_mode():
+        plan = ops.PSFConvolvePlan(psf, (12, 13))
+    image.requires_grad_()
+    (gradient,) = torch.autograd.grad(plan(image).sum(), image)
+    torch.testing.assert_close(gradient, torch.autograd.grad(ops.psf_convolve(image, psf).sum(), image)[0])
+    shape_only = ops.PSFConvolvePlan(psf.to("meta"), (12, 13))(image.detach().to("meta"))
+    assert shape_only.shape == (2, 12, 13)
+
+
 def test_a_plan_made_under_one_thread_count_serves_another() -> None:
     image, psf = pair((200, 190), (20, 21), torch.float32)
     before = torch.get_num_threads()
@@ -168,7 +206,11 @@ def test_wraps_a_psf_larger_than_the_image_and_takes_many_axes() -> None:
     torch.testing.assert_close(plan(image), ops.psf_convolve(image, psf, boundary="circular"))
     image, psf = pair((*((2, 1) * 7)[:13], 9, 8), (8, 7))
     psf = psf.expand(*((1, 2) * 7)[:13], 8, 7)
-    torch.testing.assert_close(ops.PSFConvolvePlan(psf, (9, 8))(image), ops.psf_convolve(image, psf))
+    image.requires_grad_()
+    plan = ops.PSFConvolvePlan(psf, (9, 8))
+    torch.testing.assert_close(plan(image), ops.psf_convolve(image, psf))
+    gradients = [torch.autograd.grad(output.sum(), image)[0] for output in (plan(image), ops.psf_convolve(image, psf))]
+    torch.testing.assert_close(*gradients)
 
 
 def test_empty_batches_and_values_that_are_not_finite() -> None:
@@ -198,6 +240,7 @@ def test_bad_arguments_are_named() -> None:
         (ValueError, ("image_size", "(18,)"), lambda: ops.PSFConvolvePlan(psf, (18,))),
         (ValueError, ("image_size", "18"), lambda: ops.PSFConvolvePlan(psf, 18)),
         (ValueError, ("image_size", "0"), lambda: ops.PSFConvolvePlan(psf, (0, 20))),
+        (ValueError, ("image_size", "True"), lambda: ops.PSFConvolvePlan(psf, (True, 20))),
         (ValueError, ("image_size", "2.5"), lambda: ops.PSFConvolvePlan(psf, (2.5, 20))),
         (ValueError, ("mode", "sme"), lambda: ops.PSFConvolvePlan(psf, (18, 20), mode="sme")),
         (ValueError, ("mode", "full"), lambda: ops.PSFConvolvePlan(psf, (18, 20), mode="full", boundary="circular")),

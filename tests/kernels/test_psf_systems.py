@@ -239,6 +239,15 @@ def test_kept_work_space_is_bounded() -> None:
     assert float(result.stdout) < 80
 
 
+def test_regularizations_that_are_not_positive_give_nan() -> None:
+    image, psf = normal((3, 12, 13), (3, 5, 5))(torch.float64, contract.generator())
+    result = ops.psf_deconvolve(image, psf, regularization=torch.tensor([1.0, 0.0, -1.0], dtype=torch.float64))
+    assert bool(result[0].isfinite().all())
+    assert bool(result[1:].isnan().all())
+    with pytest.raises(ValueError, match="regularization, leading axes of psf, leading axes of image"):
+        ops.psf_deconvolve(image[:2], psf[0], regularization=torch.ones(3, dtype=torch.float64))
+
+
 def test_bad_arguments_are_named() -> None:
     image, psf = torch.zeros(2, 3, 8, 8), torch.zeros(4, 3, 3, 3)
     expect = contract.expect_error

@@ -158,22 +158,23 @@ class Plan {
   std::vector<std::int64_t> frequency_, position_;
 };
 
-// The tables of a length, made once: sines of a few hundred points cost as much as a small image.
+// The tables of a length, made once: sines of a few hundred points cost as much as a small image. Never waits for the
+// lock, which a fork may have left with a thread that the child does not have.
 template <class T>
 std::shared_ptr<const Plan<T>> plan_of(std::int64_t size) {
   static std::mutex mutex;
   static std::map<std::int64_t, std::shared_ptr<const Plan<T>>> kept;
   constexpr std::size_t kMaxKept = 64;
-  const std::lock_guard<std::mutex> lock(mutex);
-  auto& plan = kept[size];
-  if (!plan) {
-    if (kept.size() > kMaxKept) {
-      kept.clear();
-      return kept[size] = std::make_shared<const Plan<T>>(size);
-    }
-    plan = std::make_shared<const Plan<T>>(size);
+  if (const std::unique_lock<std::mutex> lock(mutex, std::try_to_lock); lock) {
+    const auto found = kept.find(size);
+    if (found != kept.end()) return found->second;
   }
-  return plan;
+  auto made = std::make_shared<const Plan<T>>(size);
+  if (const std::unique_lock<std::mutex> lock(mutex, std::try_to_lock); lock) {
+    if (kept.size() > kMaxKept) kept.clear();
+    kept[size] = made;
+  }
+  return made;
 }
 
 }  // namespace psf_convolve

@@ -408,7 +408,7 @@ def psf_convolve(
         strides = [[own[axis] for axis in outer + inner] for own in strides]
     if len(batch) > MAX_AXES and sum(length != 1 for length in batch) > MAX_AXES:
         operands = [_flat_batch(t, batch, outer, inner) for t in operands]
-        shape, n_outer = list(operands[0].shape[:-2]), 1
+        shape, n_outer = list(operands[0].shape[:-2]), min(n_outer, 1)
         strides = [_batch_strides(t, len(shape)) for t in operands]
     unit = 2 if first.is_complex() else 1
     strides = [[unit * stride for stride in own] for own in strides] if unit > 1 else strides
@@ -427,6 +427,7 @@ def psf_convolve(
         address(workspace),
         [address(tensor) for tensor in companion or (None, None)],
         address(spectra),
+        math.prod(kept),
         sizes,
         window,
         threads=threads,

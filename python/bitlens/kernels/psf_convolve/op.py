@@ -78,7 +78,8 @@ def psf_deconvolve(image: Tensor, psf: Tensor, *, regularization: float | Tensor
     Args:
         image: (..., H, W), float32 or float64.
         psf: (..., h, w), of the same dtype; leading axes broadcast. A PSF larger than the image wraps.
-        regularization: positive number, or tensor of the leading axes of `psf`; in units of the squared sum of the PSF.
+        regularization: positive number, or tensor of the leading axes of `psf`, in units of the squared sum of the
+            PSF; where a tensor is not positive the result is NaN.
 
     Raises:
         TypeError, ValueError: as `psf_convolve`, or the number is not positive.
@@ -91,7 +92,9 @@ def psf_deconvolve(image: Tensor, psf: Tensor, *, regularization: float | Tensor
     weight = _check.like("regularization", regularization, image, "image")
     if not isinstance(regularization, Tensor) and not regularization > 0:
         raise ValueError(f"regularization: need a positive number, got {regularization}")
-    _check.broadcast_shape(("regularization", "leading axes of psf"), (weight.shape, psf.shape[:-2]))
+    names = ("regularization", "leading axes of psf", "leading axes of image")
+    _check.broadcast_shape(names, (weight.shape, psf.shape[:-2], image.shape[:-2]))
+    weight = torch.where(weight > 0, weight, torch.nan)
     inverse = reference.inverse_psf(psf, weight[..., None, None], *image.shape[-2:])
     backend = _backend.select("psf_convolve", image.device, IMPLEMENTED)
     height, width = image.shape[-2:]
@@ -105,7 +108,7 @@ def fourier_filter(field: Tensor, transfer: Tensor, *, centered: bool = False) -
 
     Args:
         field: (..., H, W), any H and W; complex64/complex128, or float32/float64, which is promoted. NaN or infinity
-            anywhere makes that whole field NaN.
+            anywhere leaves nothing of that field finite.
         transfer: (..., H, W), real or complex of the same precision; leading axes broadcast with those of `field`.
         centered: whether frequency zero of `transfer` is at (H//2, W//2) instead of (0, 0).
 
@@ -259,6 +262,8 @@ def onto_batch(like: Tensor, first: Tensor, second: Tensor, operator: Any) -> Te
 def _joins(grad: Tensor, image: Tensor, psf: Tensor, backend: str) -> bool:
     """Whether both gradients come from one transform of `grad`: plain tensors, and an image for each output."""
     if backend != "cpu" or torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        return False
+    if torch.autograd.forward_ad._current_level >= 0:  # tangents come by differentiable calls
         return False
     if any(type(tensor) not in (Tensor, torch.nn.Parameter) for tensor in (grad, image, psf)):
         return False

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bitlens.kernels import _autograd, _backend, _check, _compiled
 from bitlens.kernels.psf_convolve import op, reference
+
+
+class _Spectra(NamedTuple):
+    """The PSF, no larger than a circular image, and its spectra for the call and for its adjoint."""
+
+    psf: Tensor
+    there: Tensor
+    back: Tensor
 
 
 class PSFConvolvePlan:
@@ -35,20 +44,19 @@ class PSFConvolvePlan:
             raise ValueError("psf: a plan holds a constant, need a tensor without gradient; psf_convolve has gradients")
         if type(psf) not in (Tensor, torch.nn.Parameter) or torch._C._are_functorch_transforms_active():
             raise ValueError(f"psf: need a plain tensor outside of torch.func transforms, got {type(psf).__name__}")
-        sizes = tuple(image_size) if isinstance(image_size, Sequence) else ()
-        if len(sizes) != 2 or not all(isinstance(n, int) and n > 0 for n in sizes):
-            raise ValueError(f"image_size: need two positive integers (H, W), got {image_size!r}")
         if 0 in psf.shape[-2:]:
             raise ValueError(f"psf: need at least one row and one column, got {tuple(psf.shape)}")
-        self.image_size: tuple[int, int] = (sizes[0], sizes[1])
+        self.image_size = _checked_size(image_size)
         self.mode, self.boundary = mode, boundary
         size = (psf.shape[-2], psf.shape[-1])
         op.check_mode(self.image_size, size, mode, boundary)
         self._window = op.window_of(self.image_size, size, mode, boundary)
-        self._psf = psf.detach().clone(memory_format=torch.contiguous_format)
-        self._made_for: tuple[object, ...] | None = None
-        self._spectra: tuple[Tensor, Tensor] | None = None
-        self._prepare()
+        with torch.inference_mode(False):
+            self._psf = psf.detach().clone(memory_format=torch.contiguous_format)
+        self._instruction_set = _compiled.instruction_set()
+        self._made: dict[str, _Spectra] = {}
+        if _backend.select("psf_convolve", self._psf.device, op.IMPLEMENTED) == "cpu":
+            self._spectra()
 
     @property
     def psf(self) -> Tensor:
@@ -61,38 +69,51 @@ class PSFConvolvePlan:
         _check.like("image", image, self._psf, "psf")
         _check.at_least_dims("image", image, 2, "(..., H, W)")
         if tuple(image.shape[-2:]) != self.image_size:
-            raise ValueError(
-                f"image: need the rows and columns of the plan, {self.image_size}, got {tuple(image.shape)}"
-            )
+            raise ValueError(f"image: need the plan's rows and columns {self.image_size}, got {tuple(image.shape)}")
         _check.broadcast_shape(
             ("leading axes of image", "leading axes of psf"), [image.shape[:-2], self._psf.shape[:-2]]
         )
-        if not torch.compiler.is_compiling():
-            self._prepare()
-        if self._spectra is None:
-            return op.psf_convolve(image, self._psf, mode=self.mode, boundary=self.boundary)
-        return _planned(image, self._folded, *self._spectra, (*self._window, False, 0, "cpu"))
-
-    def _prepare(self) -> None:
-        """Make the spectra that the present backend and instruction set need, where these have changed."""
         backend = _backend.select("psf_convolve", self._psf.device, op.IMPLEMENTED)
-        made_for = (backend, _compiled.instruction_set())
-        if made_for == self._made_for:
-            return
-        self._spectra = None
+        spectra = self._spectra() if backend == "cpu" else None
+        if spectra is None:
+            return op.psf_convolve(image, self._psf, mode=self.mode, boundary=self.boundary)
+        return _planned(image, *spectra, (*self._window, False, 0, "cpu"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the spectra, which belong to this processor and this version."""
+        return {**self.__dict__, "_made": {}}
+
+    def _spectra(self) -> _Spectra | None:
+        """Those of the present instruction set, made where there are none yet; None where the plain call serves."""
         (height, width), (h, w) = self.image_size, self._psf.shape[-2:]
-        if backend == "cpu" and (self.boundary == "circular" or h * w > op.MOST_TAPS):
+        if self._psf.device.type != "cpu" or (self.boundary == "zero" and h * w <= op.MOST_TAPS):
+            return None
+        # A traced call cannot ask the extension; it was traced on this processor.
+        compiling = torch.compiler.is_compiling()
+        name = self._instruction_set if compiling else _compiled.instruction_set()
+        found = self._made.get(name)
+        if found is not None or compiling:
+            return found
+        if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
+            return None  # a transform would wrap what is to be kept
+        outputs, threads = (self._window[1], self._window[4]), _backend.threads()
+        back = _adjoint(self._window, self.image_size)
+        with torch.inference_mode(False), torch.no_grad():
             wraps = self.boundary == "circular" and (h > height or w > width)
-            self._folded = reference.fold(self._psf, height, width).contiguous() if wraps else self._psf
-            threads = _backend.threads()
-            outputs = (self._window[1], self._window[4])
-            self._spectra = (
-                _compiled.psf_convolve_spectra(self._folded, self.image_size, self._window, False, threads),
-                _compiled.psf_convolve_spectra(
-                    self._folded, outputs, _adjoint(self._window, self.image_size), True, threads
-                ),
-            )
-        self._made_for = made_for
+            psf = reference.fold(self._psf, height, width).contiguous() if wraps else self._psf
+            there = _compiled.psf_convolve_spectra(psf, self.image_size, self._window, False, threads)
+            made = _Spectra(psf, there, _compiled.psf_convolve_spectra(psf, outputs, back, True, threads))
+        self._instruction_set = name
+        self._made[name] = made
+        return made
+
+
+def _checked_size(image_size: object) -> tuple[int, int]:
+    sizes = tuple(image_size) if isinstance(image_size, Sequence) else ()
+    wrong = [n for n in sizes if type(n) is bool or not isinstance(n, int | np.integer) or n < 1]
+    if len(sizes) != 2 or wrong:
+        raise ValueError(f"image_size: need two positive integers (H, W), got {image_size!r}")
+    return int(sizes[0]), int(sizes[1])
 
 
 def _adjoint(window: tuple[int, ...], size: tuple[int, int]) -> tuple[int, ...]:
