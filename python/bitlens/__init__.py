@@ -14,6 +14,12 @@ _PUBLIC = {
     "PoissonGaussianNoise": "bitlens.noise",
     "InformationEstimate": "bitlens.estimators",
     "estimate_information": "bitlens.estimators",
+    "estimate_mutual_information": "bitlens.estimators",
+    "estimate_task_information": "bitlens.estimators",
+    "FisherInformation": "bitlens.estimators",
+    "fisher_information": "bitlens.estimators",
+    "InformationLoss": "bitlens.estimators",
+    "InformationMetric": "bitlens.estimators",
     "DesignResult": "bitlens.design",
     "optimize_design": "bitlens.design",
     "CalibrationResult": "bitlens.noise",
@@ -22,6 +28,7 @@ _PUBLIC = {
     "check_noise": "bitlens.noise",
     "EntropyEstimate": "bitlens.noise",
     "conditional_entropy": "bitlens.noise",
+    "compat": "bitlens.compat",
     "critics": "bitlens.critics",
     "datasets": "bitlens.datasets",
     "densities": "bitlens.densities",
@@ -38,9 +45,31 @@ _PUBLIC = {
 __all__ = ["__version__", *sorted(_PUBLIC)]
 
 if TYPE_CHECKING:
-    from bitlens import critics, datasets, densities, design, encoders, estimators, losses, noise, ops, plots, systems
+    from bitlens import (
+        compat,
+        critics,
+        datasets,
+        densities,
+        design,
+        encoders,
+        estimators,
+        losses,
+        noise,
+        ops,
+        plots,
+        systems,
+    )
     from bitlens.design import DesignResult, optimize_design
-    from bitlens.estimators import InformationEstimate, estimate_information
+    from bitlens.estimators import (
+        FisherInformation,
+        InformationEstimate,
+        InformationLoss,
+        InformationMetric,
+        estimate_information,
+        estimate_mutual_information,
+        estimate_task_information,
+        fisher_information,
+    )
     from bitlens.noise import (
         CalibrationResult,
         EntropyEstimate,

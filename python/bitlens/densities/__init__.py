@@ -1,6 +1,8 @@
 """Models of the density of a measurement: fit, log_prob, sample."""
 
+from bitlens.densities.autoregressive import AutoregressiveDensity
 from bitlens.densities.base import Density
+from bitlens.densities.flow import FlowDensity
 from bitlens.densities.gaussian import GaussianDensity, held_out_bias_nats, plug_in_bias_nats
 from bitlens.densities.independent_pixels import IndependentPixelsDensity
 from bitlens.densities.scale_mixture import ScaleMixtureDensity
@@ -9,7 +11,9 @@ from bitlens.densities.shift_mixture import ShiftMixtureDensity
 from bitlens.densities.stationary import StationaryGaussianDensity
 
 __all__ = [
+    "AutoregressiveDensity",
     "Density",
+    "FlowDensity",
     "GaussianDensity",
     "IndependentPixelsDensity",
     "ScaleMixtureDensity",

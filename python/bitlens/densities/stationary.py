@@ -14,6 +14,13 @@ from bitlens.densities.base import Density, as_images
 
 # Kept above the rounding of a float64 Cholesky factor: a spectrum may fall to this fraction of its mean.
 _SPECTRUM_FLOOR = 1e-10
+# Of the periodogram's mean power: what the start of a fit is at least at each frequency.
+_LEAST_SHARE = 0.05
+# Power of the share of pairs that a displacement has: 1 is the periodogram, 0 the unbiased means.
+_TAPER = 0.2
+# Of the expected cost of the finite sample, below which a gain in likelihood is not worth its time.
+_SHARE_OF_BIAS = 0.03
+_TRANSFORMED_IMAGES = 128  # at a time, for the sake of memory
 
 
 @final
@@ -43,7 +50,8 @@ class StationaryGaussianDensity(Density):
         """The stationary Gaussian of largest likelihood for `measured`, (n, [channel,] row, column).
 
         The iteration P <- X P^-1 X, X A X = P B P, with A and B the spectra of C^-1 and C^-1 S C^-1 (for one
-        channel P <- P B / A), stops when ten more would gain less than about `tolerance_nats_per_pixel`.
+        channel P <- P B / A), starts at the mean products at each displacement and stops after a step that gains
+        less than 0.4 `tolerance_nats_per_pixel`, or less than 0.03 of what the finite sample costs anyway.
         A density that is fitted already starts from its own spectrum.
 
         Raises:
@@ -55,35 +63,32 @@ class StationaryGaussianDensity(Density):
         image_shape = images.shape[1:]
         n_samples = images.shape[0]
         mean = images.mean(0)
-        deviation = (images - mean).flatten(1)
-        sample_covariance = deviation.mT @ deviation / (n_samples - 1)
-        if not bool((sample_covariance.diagonal() > 0.0).any()):
+        deviation = images - mean
+        if not bool((deviation != 0.0).any()):
             raise ValueError("measured: need images that vary, got constant ones")
 
         torus = _Torus(image_shape, images.device)
         spectrum = self.spectrum
         if spectrum is None or spectrum.shape != torus.spectrum_shape:
-            # The periodogram, averaged over images: non-negative, and near the answer where leakage is small.
-            spectrum = torus.adjoint(sample_covariance) / torus.pixels
+            spectrum = torus.start(deviation)
         spectrum = _lift(spectrum)
-        least_gain = 0.1 * self.tolerance_nats_per_pixel * sample_covariance.shape[0]
-        previous = math.inf
+        bias = torus.n_parameters / (2.0 * n_samples)
+        least_gain = max(0.4 * self.tolerance_nats_per_pixel * deviation[0].numel(), _SHARE_OF_BIAS * bias)
         converged = False
         n_iterations = 0
-        while n_iterations < self.max_iterations:
+        while not converged and n_iterations < self.max_iterations:
             n_iterations += 1
             cholesky = _cholesky(torus.covariance(spectrum))
             inverse = torch.cholesky_inverse(cholesky)
-            loss = float(cholesky.diagonal().log().sum() + 0.5 * (inverse * sample_covariance).sum())
-            converged = abs(previous - loss) < least_gain
-            if converged:
-                break
-            previous = loss
             precision = torus.adjoint(inverse)
-            weighted = torus.adjoint(inverse @ sample_covariance @ inverse)
-            spectrum = _lift(_multiplicative_step(spectrum, precision, weighted))
+            weighted = torus.periodogram((deviation.flatten(1) @ inverse).reshape(deviation.shape)) / (n_samples - 1)
+            step = _lift(_multiplicative_step(spectrum, precision, weighted))
+            # Half the gradient along the step: the likelihood is flat to first order at its end.
+            change = (precision - weighted).mT * (spectrum - step)
+            gain = 0.25 * float(change.real.sum()) / (torus.size[0] * torus.size[1])
+            converged = gain < least_gain
+            spectrum = step
         cholesky = _cholesky(torus.covariance(spectrum))
-        bias = torus.n_parameters / (2.0 * n_samples)
         settings = (self.max_iterations, self.tolerance_nats_per_pixel)
         return type(self)(*settings, mean, cholesky, spectrum, n_samples, n_iterations, bias, converged)
 
@@ -124,6 +129,50 @@ class _Torus:
         by_place: Tensor = torch.fft.ifft2(spectrum, dim=(0, 1)).real.flatten(0, 1)
         blocks = by_place[self.place].permute(2, 0, 3, 1)
         return blocks.reshape(self.channels * self.pixels, self.channels * self.pixels)
+
+    def periodogram(self, images: Tensor) -> Tensor:
+        """The adjoint of sum_i x_i x_i' for `images` (n, [channel,] row, column), by transforms of the images."""
+        channels = images.reshape(len(images), self.channels, *images.shape[-2:])
+        half = images.new_zeros(
+            self.size[0], self.size[1] // 2 + 1, self.channels, self.channels, dtype=torch.complex128
+        )
+        for part in channels.split(_TRANSFORMED_IMAGES):
+            spectra = torch.fft.rfft2(part, s=self.size)
+            if self.channels == 1:
+                half[..., 0, 0] += (spectra[:, 0].real.square() + spectra[:, 0].imag.square()).sum(0)
+            else:
+                half += torch.einsum("napq,nbpq->pqab", spectra, spectra.conj())
+        # The other half is that of the opposite frequencies, conjugated.
+        rows = -torch.arange(self.size[0], device=images.device) % self.size[0]
+        columns = torch.arange(self.size[1] // 2 - 1, 0, -1, device=images.device)
+        return torch.cat([half, half[rows][:, columns].conj()], 1)
+
+    def start(self, deviation: Tensor) -> Tensor:
+        """Spectrum of the mean products of pixels at each displacement, drawn to zero where pairs are few.
+
+        Between the periodogram, which the edges of the block blur, and unbiased means, which are noisy far out and not
+        always semidefinite: no eigenvalue stays far below the periodogram's.
+        """
+        rows, columns = deviation.shape[-2:]
+        sums = torch.fft.ifft2(self.periodogram(deviation), dim=(0, 1)).real / (len(deviation) - 1)
+        pairs = [
+            (n - torch.fft.fftfreq(2 * n, 0.5 / n, dtype=torch.float64).abs()).to(deviation.device)
+            for n in (rows, columns)
+        ]
+        count = pairs[0][:, None] * pairs[1]
+        share = (count / self.pixels).pow(_TAPER)
+        weight = torch.where(count > 0.5, share / count.clamp_min(1.0), 0.0)
+        products = sums * weight[..., None, None]
+        spectrum = torch.fft.fft2(products, dim=(0, 1))
+        spectrum = 0.5 * (spectrum + spectrum.mH)
+        blurred: Tensor = torch.fft.fft2(sums, dim=(0, 1)) / self.pixels
+        power = blurred.diagonal(dim1=-2, dim2=-1).real.clamp_min(0.0).mean(-1)
+        if self.channels == 1:
+            return spectrum.real.clamp_min(_LEAST_SHARE * power[..., None, None]).to(spectrum.dtype)
+        values, vectors = torch.linalg.eigh(spectrum)
+        values = values.maximum(_LEAST_SHARE * power[..., None])
+        lifted: Tensor = (vectors * values[..., None, :]) @ vectors.mH
+        return lifted
 
     def adjoint(self, matrix: Tensor) -> Tensor:
         """Transform of the sums of `matrix` (D, D) over equal displacements: semidefinite if `matrix` is."""

@@ -1,6 +1,23 @@
 """Information in measurements: bounds and estimates, as one frozen result."""
 
+from bitlens.estimators.fisher import FisherInformation, fisher_information
 from bitlens.estimators.information import estimate_information
+from bitlens.estimators.loss import InformationLoss
+from bitlens.estimators.metric import InformationMetric
+from bitlens.estimators.mutual_information import estimate_mutual_information
 from bitlens.estimators.result import InformationEstimate
+from bitlens.estimators.sources import Batch, batches
+from bitlens.estimators.task_information import estimate_task_information
 
-__all__ = ["InformationEstimate", "estimate_information"]
+__all__ = [
+    "Batch",
+    "FisherInformation",
+    "InformationEstimate",
+    "InformationLoss",
+    "InformationMetric",
+    "batches",
+    "estimate_information",
+    "estimate_mutual_information",
+    "estimate_task_information",
+    "fisher_information",
+]

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from bitlens.densities import (
+    AutoregressiveDensity,
     Density,
+    FlowDensity,
     GaussianDensity,
     IndependentPixelsDensity,
     ScaleMixtureDensity,
@@ -49,8 +51,10 @@ METHODS = (
     "independent_pixels",
     "scene_mixture",
     "shift_mixture",
+    "autoregressive",
+    "flow",
 )
-_GAUSSIANS = ("gaussian", "stationary_gaussian")
+_OF_NOISE = ("scale_mixture", "independent_pixels", "scene_mixture", "shift_mixture")
 
 
 class DensityRows(NamedTuple):
@@ -85,7 +89,11 @@ def candidates(method: str, measured: Tensor, noise: NoiseModel, n_training: int
         )
     if method == "shift_mixture" and measured.ndim != 3:
         raise ValueError(f"measured: method 'shift_mixture' needs shape (n, row, column), got {tuple(measured.shape)}")
-    if method not in ("auto", *_GAUSSIANS):
+    if method == "autoregressive":
+        return {"autoregressive": AutoregressiveDensity()}
+    if method == "flow":
+        return {"flow": FlowDensity()}
+    if method in _OF_NOISE:
         if not fast:
             raise ValueError(
                 f"noise: method {method!r} needs Gaussian, Poisson or Poisson-Gaussian noise without ADC and full "
@@ -159,7 +167,8 @@ def _typical(density: Density, log_prob: Tensor) -> bool:
     drawn = density.log_prob(draws.to(log_prob.device))
     stderr = math.sqrt(float(drawn.var()) / len(drawn) + float(log_prob.var()) / len(log_prob))
     limit = max(_TYPICAL_NATS, _TYPICAL_NATS_PER_PIXEL * draws[0].numel(), _TYPICAL_SIGMAS * stderr)
-    return abs(float(drawn.mean() - log_prob.mean()) - density.held_out_bias_nats) <= limit
+    bias = density.held_out_bias_nats if math.isfinite(density.held_out_bias_nats) else 0.0
+    return abs(float(drawn.mean() - log_prob.mean()) - bias) <= limit
 
 
 def _promising(measured: Tensor, dithered: Tensor, densities: dict[str, Density], groups: Groups) -> dict[str, Density]:
@@ -239,7 +248,7 @@ def _notes(
 ) -> tuple[str, ...]:
     n_samples = len(log_prob)
     notes: list[str] = []
-    excess_bits = float(excess.mean()) / _LN2
+    excess_bits = float(excess.nan_to_num().mean()) / _LN2
     if excess_bits / n_pixels > _LARGE_EXCESS_BITS_PER_PIXEL:
         notes.append(
             f"{n_samples} images are few for the {n_pixels} pixels of each: fitting the density costs "

@@ -30,7 +30,8 @@ def estimate_information(
         measured: images (n, ...), n >= 10, in the noise model's unit of measurement.
         mean: noiseless images like `measured`, independent draws of the scene; adds the known-channel bounds.
         method: "auto", the best on validation rows; one density alone: "gaussian", "stationary_gaussian",
-            "independent_pixels", "scale_mixture", "shift_mixture", "scene_mixture"; "known_channel": scores alone.
+            "independent_pixels", "scale_mixture", "shift_mixture", "scene_mixture", "autoregressive" (a network, a
+            minute), "flow"; "known_channel": scores alone.
         groups: one label per image (its source), whole in splits, errors and leave-one-out marginals.
         confidence: of the interval, between 0 and 1.
         generator: gives the seed of splits and dither and moves on by one draw; None draws a seed.
