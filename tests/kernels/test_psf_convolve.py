@@ -78,6 +78,7 @@ JOINT_CASES = {
     "channels": Case(convolution("full", "zero"), normal((2, 3, 11, 12), (3, 9, 7))),
     "circular": Case(convolution("same", "circular"), normal((2, 12, 15), (2, 5, 4))),
     "odd-period": Case(convolution("same", "circular"), normal((2, 11, 13), (9, 4))),
+    "filter-centered": Case(filtering(centered=True), normal(*((3, 9, 21),) * 2, *((9, 21),) * 2)),
     "filter": Case(filtering(), normal(*((3, 10, 21),) * 2, *((10, 21),) * 2)),
 }
 MANY_TERMS = Case(convolution("same", "zero"), normal((300, 5, 6), (3, 3)))
@@ -277,6 +278,26 @@ def check_joint(call: Callable[[Tensor, Tensor], Tensor], image: Tensor, psf: Te
 def test_instruction_sets_agree(case: Case, dtype: torch.dtype) -> None:
     # Sums of up to 500 products of size 1 pass through transforms some 30 times as large as their result.
     contract.check_instruction_sets_agree(case, dtype, 100 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (5, 7), (1, 4), (22, 9)])
+def test_centered_transfer_functions_take_no_pass_of_their_own(shape: tuple[int, int]) -> None:
+    generator = contract.generator()
+    field, transfer = (torch.randn(n, dtype=torch.complex128, generator=generator) for n in ((3, *shape), shape))
+    leaves = field.requires_grad_(), transfer.requires_grad_()
+    shifted = torch.fft.ifftshift(transfer, dim=(-2, -1))
+    with running("cpu"):
+        expected = ops.fourier_filter(field, shifted)
+        wanted = torch.autograd.grad(expected.abs().sum(), leaves)
+        with mock.patch.object(torch.fft, "ifftshift", side_effect=AssertionError("a pass over the transfer function")):
+            found = ops.fourier_filter(field, transfer, centered=True)
+            gradients = torch.autograd.grad(found.abs().sum(), leaves, retain_graph=True)
+            (alone,) = torch.autograd.grad(
+                ops.fourier_filter(field.detach(), transfer, centered=True).abs().sum(), transfer
+            )
+    torch.testing.assert_close(found, expected)
+    for ours, other in zip((*gradients, alone), (*wanted, wanted[1]), strict=True):
+        torch.testing.assert_close(ours, other)
 
 
 @every_mode

@@ -69,7 +69,8 @@ bool has_work(const Arguments<T>& arguments) {
 template <class T>
 void run(int kind, bool conjugate, const Shape& batch_shape, const Strides& batch_strides, std::size_t outer,
          std::uintptr_t first, std::uintptr_t second, std::uintptr_t output, std::uintptr_t workspace,
-         std::array<std::uintptr_t, 2> companion, std::uintptr_t spectra, std::int64_t outputs, const Sizes& sizes, const Windows& windows, DeviceHandle handle) {
+         std::array<std::uintptr_t, 2> companion, std::uintptr_t spectra, bool centered,
+         std::int64_t outputs, const Sizes& sizes, const Windows& windows, DeviceHandle handle) {
   Arguments<T> arguments = arguments_of<T>(kind, conjugate, batch_shape, batch_strides, outer, sizes, windows);
   if (!has_work(arguments)) return;
   if (arguments.batch.count != outputs) throw std::invalid_argument("output: need one image for each of the batch");
@@ -79,6 +80,7 @@ void run(int kind, bool conjugate, const Shape& batch_shape, const Strides& batc
   arguments.workspace = reinterpret_cast<void*>(workspace);
   arguments.companion = {reinterpret_cast<const T*>(companion[0]), reinterpret_cast<T*>(companion[1])};
   arguments.spectra = reinterpret_cast<const T*>(spectra);
+  arguments.centered = centered;
   pybind11::gil_scoped_release released;
   BITLENS_DEVICE::evaluate(arguments, handle);
 }

@@ -193,8 +193,8 @@ void run(const Schedule<T>& schedule, Point<T>* workspace, std::uintptr_t stream
 
 template <class T>
 void evaluate_on_device(const Arguments<T>& arguments, std::uintptr_t stream) {
-  if (arguments.companion.factor || arguments.spectra) {
-    throw std::invalid_argument("companion and spectra: not offered on this device");
+  if (arguments.companion.factor || arguments.spectra || arguments.centered) {
+    throw std::invalid_argument("companion, spectra and centered: not offered on this device");
   }
   Schedule<T> schedule(arguments, shared_limit());
   schedule.set_tables(tables_of<T>);

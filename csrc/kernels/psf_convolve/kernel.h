@@ -48,6 +48,7 @@ struct Arguments {
   Window row, column;
   T* output;  // [batch][rows][columns], contiguous; complex interleaved for the complex kinds
   // On the CPU only:
+  bool centered;  // frequency zero of transfer functions and of a cross-spectrum is in the middle, not first
   Companion<T> companion;
   const T* spectra;  // of the second operands, contiguous, as make_spectra leaves them for such a call; may be null
   void* workspace;  // of workspace_bytes, 16-byte aligned; contents are not read before they are written

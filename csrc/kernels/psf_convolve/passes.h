@@ -38,6 +38,7 @@ struct Problem {
   std::int64_t plane_width;
   const std::int64_t* mirrored;  // [width] position of frequency -q at the position of q
   bool packed;                   // row 0 holds two real rows
+  bool centered;                 // as in Arguments
 };
 
 // One step of the work on one image, and the memory it uses. Spectra are [group of rows][width], rows in lanes, with D
@@ -386,6 +387,18 @@ struct Passes {
 
   // ---- transfer functions in natural order ----
 
+  // Where frequency k of an axis lies in a transfer function, and the frequency that lies at a place.
+  inline __attribute__((always_inline)) int64_t place_of(int64_t frequency, int64_t size) const {
+    if (!problem.centered) return frequency;
+    const int64_t place = frequency + size / 2;
+    return place < size ? place : place - size;
+  }
+  inline __attribute__((always_inline)) int64_t frequency_at(int64_t place, int64_t size) const {
+    if (!problem.centered) return place;
+    const int64_t frequency = place - size / 2;
+    return frequency < 0 ? frequency + size : frequency;
+  }
+
   // A given transfer function as the row pass reads it.
   void transfer(int64_t begin, int64_t end) const {
     const Transform<T>&vertical = problem.row.transform, &horizontal = problem.column.transform;
@@ -400,12 +413,13 @@ struct Passes {
           const int64_t p = group * kCount + lane;
           tiles[0][lane] = tiles[1][lane] = Value{};
           if (p >= vertical.size) continue;
-          load_complex<T>(job.data + vertical.frequency[p] * filter().row_stride + 2 * c, count, tiles[0][lane],
-                          tiles[1][lane]);
+          const int64_t row = place_of(vertical.frequency[p], vertical.size);
+          load_complex<T>(job.data + row * filter().row_stride + 2 * c, count, tiles[0][lane], tiles[1][lane]);
         }
         for (auto& tile : tiles) transpose<T>(tile);
         for (int64_t i = 0; i < count; ++i) {
-          target[horizontal.position[c + i]] = {tiles[0][i] * scale, tiles[1][i] * turn};
+          const int64_t q = horizontal.position[frequency_at(c + i, horizontal.size)];
+          target[q] = {tiles[0][i] * scale, tiles[1][i] * turn};
         }
       }
     }
@@ -420,14 +434,14 @@ struct Passes {
         const int64_t count = horizontal.size - c < kCount ? horizontal.size - c : kCount;
         Value tiles[2][kCount];
         for (int i = 0; i < kCount; ++i) {
-          const Point value = i < count ? sums[horizontal.position[c + i]] : zero();
+          const Point value = i < count ? sums[horizontal.position[frequency_at(c + i, horizontal.size)]] : zero();
           tiles[0][i] = value.re;
           tiles[1][i] = value.im;
         }
         for (auto& tile : tiles) transpose<T>(tile);
         for (int lane = 0; lane < kCount && group * kCount + lane < vertical.size; ++lane) {
-          store_complex<T>(job.output + 2 * (vertical.frequency[group * kCount + lane] * horizontal.size + c),
-                           tiles[0][lane], tiles[1][lane], count);
+          const int64_t row = place_of(vertical.frequency[group * kCount + lane], vertical.size);
+          store_complex<T>(job.output + 2 * (row * horizontal.size + c), tiles[0][lane], tiles[1][lane], count);
         }
       }
     }

@@ -177,7 +177,8 @@ class Schedule {
                 // An odd stride: groups of rows then spread over all sets of the caches.
                 std::max({a.first.columns, a.second.columns, columns.count}) | 1,
                 mirrored_.data(),
-                real() && row_.size % 2 == 0};
+                real() && row_.size % 2 == 0,
+                a.centered};
     const std::int64_t rows_padded = (problem_.plane_rows + kMaxLanes - 1) / kMaxLanes * kMaxLanes;
     row_groups_ = rows_padded / kMaxLanes;
     spectrum_size_ = 2 * (rows_padded + kMaxLanes) * column_.size;

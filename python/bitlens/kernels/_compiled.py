@@ -383,12 +383,14 @@ def psf_convolve(
     threads: int,
     companion: tuple[Tensor, Tensor] | None = None,
     spectra: Tensor | None = None,
+    centered: bool = False,
 ) -> Tensor:
     """One call of psf_convolve (kind 0), fourier_filter (1) or cross_spectrum (2); see its kernel.h.
 
     Bit i of `summed` says that batch axis -3 - i is summed over; it stays as an axis of length one. `companion` is the
     factor, contiguous and of the shape of the result, and the memory of the second result, contiguous as `second` is.
-    `spectra` are those of `second`, which then is contiguous.
+    `spectra` are those of `second`, which then is contiguous. `centered`: frequency zero of transfer functions and of
+    cross-spectra is in the middle.
     """
     # Strides are worked out here: views made by torch would take longer than a small convolution.
     batch = first.shape[:-2]
@@ -427,6 +429,7 @@ def psf_convolve(
         address(workspace),
         [address(tensor) for tensor in companion or (None, None)],
         address(spectra),
+        centered,
         math.prod(kept),
         sizes,
         window,

@@ -131,9 +131,9 @@ def fourier_filter(field: Tensor, transfer: Tensor, *, centered: bool = False) -
     backend = _backend.select("fourier_filter", field.device, IMPLEMENTED)
     if backend == "reference" or _torch_is_faster(*field.shape[-2:]):
         return reference.fourier_filter(field, transfer, centered)
-    if centered:
-        transfer = torch.fft.ifftshift(transfer, dim=(-2, -1))
-    return _filter(field, transfer, (False, 0, backend))
+    if centered and backend != "cpu":
+        transfer, centered = torch.fft.ifftshift(transfer, dim=(-2, -1)), False
+    return _filter(field, transfer, (centered, False, 0, backend))
 
 
 def _convolution(image: Tensor, psf: Tensor, mode: str, boundary: str, summed: int) -> Tensor:
@@ -209,7 +209,13 @@ def _cross_spectrum(first: Tensor, second: Tensor, options: tuple[Any, ...]) -> 
 
 
 def _evaluate(
-    kind: int, tensors: Any, window: tuple[int, ...], conjugate: bool, summed: int, backend: str
+    kind: int,
+    tensors: Any,
+    window: tuple[int, ...],
+    conjugate: bool,
+    summed: int,
+    backend: str,
+    centered: bool = False,
 ) -> tuple[tuple[Tensor, ...], Any]:
     first, second = (_compiled.plain(tensor) for tensor in tensors)
     threads = _backend.threads()
@@ -217,12 +223,12 @@ def _evaluate(
         from bitlens.kernels.psf_convolve import fallback  # compiling with Numba takes seconds
 
         return (fallback.psf_convolve(kind, first, second, window, conjugate, summed, threads),), None
-    if first.dtype == torch.complex64 and not all(_is_smooth(size) for size in first.shape[-2:]):
+    dtype = first.dtype
+    if dtype == torch.complex64 and not all(_is_smooth(size) for size in first.shape[-2:]):
         # Bluestein's chirp costs three digits, which float32 cannot spare.
-        wide = first.to(torch.complex128), second.to(torch.complex128)
-        result = _compiled.psf_convolve(backend, kind, *wide, window, conjugate, summed, threads)
-        return (result.to(torch.complex64),), None
-    return (_compiled.psf_convolve(backend, kind, first, second, window, conjugate, summed, threads),), None
+        first, second = first.to(torch.complex128), second.to(torch.complex128)
+    result = _compiled.psf_convolve(backend, kind, first, second, window, conjugate, summed, threads, centered=centered)
+    return (result.to(dtype),), None
 
 
 def _largest_factor(number: int) -> int:
@@ -273,15 +279,29 @@ def _joins(grad: Tensor, image: Tensor, psf: Tensor, backend: str) -> bool:
 
 
 def _both_gradients(
-    kind: int, grad: Tensor, image: Tensor, psf: Tensor, window: tuple[int, ...], conjugate: bool
+    kind: int,
+    grad: Tensor,
+    image: Tensor,
+    psf: Tensor,
+    window: tuple[int, ...],
+    conjugate: bool,
+    centered: bool = False,
 ) -> tuple[Tensor, Tensor]:
     image, psf = (_compiled.plain(tensor).contiguous() for tensor in (image, psf))
     in_image = torch.empty_like(image)
 
     def joint(first: Tensor, second: Tensor, summed: int) -> Tensor:
-        companion = psf, in_image
         return _compiled.psf_convolve(
-            "cpu", kind, _compiled.plain(first), second, window, conjugate, summed, _backend.threads(), companion
+            "cpu",
+            kind,
+            _compiled.plain(first),
+            second,
+            window,
+            conjugate,
+            summed,
+            _backend.threads(),
+            companion=(psf, in_image),
+            centered=centered,
         )
 
     in_psf = onto_batch(psf, grad, image, joint)
@@ -359,8 +379,8 @@ _CONVOLVE = _autograd.register(
     )
 )
 
-# ---- filters of the exact size; options are whether the second operand is conjugated, the axes to sum over and the
-# backend ----
+# ---- filters of the exact size; options are whether frequency zero of a transfer function or cross-spectrum is in the
+# middle, whether the second operand is conjugated, the axes to sum over and the backend ----
 
 
 def _exact_window(tensor: Tensor) -> tuple[int, ...]:
@@ -369,32 +389,37 @@ def _exact_window(tensor: Tensor) -> tuple[int, ...]:
 
 
 def _filter_forward(tensors: Any, options: Any, needs: Any) -> tuple[tuple[Tensor, ...], Any]:
-    return _evaluate(_FILTER_KIND, tensors, _exact_window(tensors[0]), *options)
+    centered, conjugate, summed, backend = options
+    return _evaluate(_FILTER_KIND, tensors, _exact_window(tensors[0]), conjugate, summed, backend, centered)
 
 
 def _cross_spectrum_forward(tensors: Any, options: Any, needs: Any) -> tuple[tuple[Tensor, ...], Any]:
-    return _evaluate(_CROSS_SPECTRUM_KIND, tensors, _exact_window(tensors[0]), *options)
+    centered, conjugate, summed, backend = options
+    return _evaluate(_CROSS_SPECTRUM_KIND, tensors, _exact_window(tensors[0]), conjugate, summed, backend, centered)
 
 
 def _exact_fake(tensors: Any, options: Any) -> tuple[Tensor, ...]:
-    return (tensors[0].new_empty((*_batch(tensors, options[1]), *tensors[0].shape[-2:])),)
+    return (tensors[0].new_empty((*_batch(tensors, options[2]), *tensors[0].shape[-2:])),)
 
 
 def _filter_backward(
     grads: Any, tensors: Any, outputs: Any, saved: Any, options: Any, needs: Any
 ) -> tuple[Tensor | None, ...]:
-    conjugate, _, backend = options
+    centered, conjugate, _, backend = options
     grad, (field, transfer) = grads[0], tensors
     if grad is None:
         return (None, None)
     if all(needs) and not conjugate and _joins(grad, field, transfer, backend):
-        return _both_gradients(_CROSS_SPECTRUM_KIND, grad, field, transfer, _exact_window(field), False)
+        window = _exact_window(field)
+        return _both_gradients(_CROSS_SPECTRUM_KIND, grad, field, transfer, window, False, centered)
     pair = (field, grad) if conjugate else (grad, field)
     return (
-        onto_batch(field, grad, transfer, lambda x, y, summed: _filter(x, y, (not conjugate, summed, backend)))
+        onto_batch(
+            field, grad, transfer, lambda x, y, summed: _filter(x, y, (centered, not conjugate, summed, backend))
+        )
         if needs[0]
         else None,
-        onto_batch(transfer, *pair, lambda x, y, summed: _cross_spectrum(x, y, (False, summed, backend)))
+        onto_batch(transfer, *pair, lambda x, y, summed: _cross_spectrum(x, y, (centered, False, summed, backend)))
         if needs[1]
         else None,
     )
@@ -406,8 +431,9 @@ def _cross_spectrum_backward(
     grad, (first, second) = grads[0], tensors
     if grad is None:
         return (None, None)
+    centered, _, _, backend = options
     return tuple(
-        onto_batch(like, other, grad, lambda x, y, summed, c=conjugate: _filter(x, y, (c, summed, options[-1])))
+        onto_batch(like, other, grad, lambda x, y, summed, c=conjugate: _filter(x, y, (centered, c, summed, backend)))
         if wanted
         else None
         for wanted, like, other, conjugate in zip(needs, tensors, (second, first), (False, True), strict=True)
@@ -427,7 +453,7 @@ def _exact_rule(name: str, forward: Any, backward: Any, jvp: Any) -> _autograd.R
         _autograd.Rule(
             name=name,
             arguments=("first", "second"),
-            options=_SHARED,
+            options=(("centered", "bool"), *_SHARED),
             core_dims=(2, 2),
             n_outputs=1,
             forward=forward,
