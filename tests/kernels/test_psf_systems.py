@@ -184,8 +184,8 @@ def test_gradient_of_a_shared_psf_is_summed_before_it_is_stored() -> None:
     shapes: list[torch.Size] = []
     original = _compiled.psf_convolve
 
-    def recorded(*arguments: object) -> Tensor:
-        result = original(*arguments)
+    def recorded(*arguments: object, **options: object) -> Tensor:
+        result = original(*arguments, **options)
         shapes.append(result.shape)
         return result
 
