@@ -289,3 +289,10 @@ def test_one_array_of_an_archive(stack: Path, capsys: pytest.CaptureFixture[str]
     assert "'x'" in fail(capsys, "estimate", "both.npz", *POISSON_GAUSSIAN, "--array", "x")
     chosen = run(capsys, "estimate", "both.npz", *POISSON_GAUSSIAN, "--array", "z", "--json")
     assert chosen == run(capsys, "estimate", "z.npy", *POISSON_GAUSSIAN, "--json")
+
+
+def test_every_method_is_offered() -> None:
+    from bitlens import cli
+    from bitlens.estimators import _judge
+
+    assert cli.METHODS == _judge.METHODS

@@ -24,6 +24,19 @@ if TYPE_CHECKING:
     from bitlens.noise import CalibrationResult, NoiseModel
 
 _ERROR, _INTERRUPTED = 2, 130
+# Those of estimate_information, whose import takes longer than help should.
+METHODS = (
+    "auto",
+    "gaussian",
+    "stationary_gaussian",
+    "scale_mixture",
+    "independent_pixels",
+    "scene_mixture",
+    "shift_mixture",
+    "autoregressive",
+    "flow",
+    "known_channel",
+)
 # The covariance of more pixels than these does not fit into the memory of a small machine.
 _MOST_PIXELS = 4096
 
@@ -103,7 +116,8 @@ def demo(quick: bool, out: str, seed: int, as_json: bool) -> None:
     "--method",
     default="auto",
     show_default=True,
-    type=click.Choice(["auto", "gaussian", "stationary_gaussian", "known_channel"]),
+    type=click.Choice(METHODS),
+    help="The density to use, or the scores of known scenes alone; auto chooses by validation.",
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Repeats the result.")
 @click.option("--json", "as_json", is_flag=True, help="Print the fields of the estimate as JSON.")

@@ -307,3 +307,41 @@ def test_high_dynamic_range_never_gives_an_absurd_number_in_silence() -> None:
     both = estimate_information(measured, noise, mean=mean, generator=generator(0))
     assert both.lower_bits == pytest.approx(math.log2(1797), abs=0.05)
     assert any("ceiling" in warning for warning in both.warnings)
+
+
+@pytest.mark.parametrize(("method", "n_extrapolate"), [("gaussian", 1), ("gaussian", 2), ("stationary_gaussian", 1)])
+def test_extrapolation_over_the_training_size_reaches_truth(method: str, n_extrapolate: int) -> None:
+    """Data on which a full covariance of few images costs 1.5 bits per image."""
+    side, n = 4, 400
+    rows, columns = (axis.flatten() for axis in torch.meshgrid(*(torch.arange(side).double(),) * 2, indexing="ij"))
+    distance = ((rows[:, None] - rows).square() + (columns[:, None] - columns).square()).sqrt()
+    covariance = 4.0 * torch.exp(-distance / 2.0)
+    factor = torch.linalg.cholesky(covariance)
+    truth = 0.5 * float(torch.logdet(torch.eye(side**2).double() + covariance)) / math.log(2)
+    found = []
+    for seed in range(12):
+        normal = torch.randn(n, side**2, dtype=torch.float64, generator=generator(seed))
+        mean = (normal @ factor.mT).reshape(n, side, side)
+        measured = GaussianNoise(1.0).sample(mean, generator(100 + seed))
+        result = estimate_information(
+            measured, GaussianNoise(1.0), method=method, n_extrapolate=n_extrapolate, generator=generator(0)
+        )
+        assert result.bound == "estimate"
+        assert result.method == f"{method} extrapolated"
+        assert result.upper_bits is not None
+        assert result.upper_bits > result.bits
+        found.append((result.bits, result.upper_bits, result.stderr_bits))
+    bits, upper, stderr = (torch.tensor(column) for column in zip(*found, strict=True))
+    error = float(bits.std()) / math.sqrt(len(bits))
+    # What is left is of second order in pixels over images.
+    assert abs(float(bits.mean()) - truth) < 4 * error + 0.15 * float(upper.mean() - bits.mean())
+    assert float(stderr.mean()) == pytest.approx(float(bits.std()), rel=0.5)
+
+
+def test_extrapolation_says_what_it_needs() -> None:
+    measured = torch.randn(120, 30, generator=generator(0))
+    with pytest.raises(ValueError, match="n_extrapolate: a fit to"):
+        estimate_information(measured, GaussianNoise(0.5), method="gaussian", n_extrapolate=3)
+    for bad in (-1, 7, 1.5, True):
+        with pytest.raises(ValueError, match="n_extrapolate: need a whole number"):
+            estimate_information(measured, GaussianNoise(0.5), n_extrapolate=bad)  # type: ignore[arg-type]

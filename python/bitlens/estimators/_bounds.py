@@ -58,6 +58,7 @@ def estimate(
     method: str,
     groups: Groups,
     generator: torch.Generator,
+    n_extrapolate: int = 0,
 ) -> Found:
     """The bounds and the estimate that `method` gives for checked float64 images.
 
@@ -66,7 +67,7 @@ def estimate(
     """
     density = None
     if method != "known_channel":
-        density = _fitted_density(measured, noise, method, groups, generator)
+        density = _fitted_density(measured, noise, method, groups, generator, n_extrapolate)
         if density is None and mean is None:
             raise ValueError(
                 f"measured: need more images to fit a Gaussian to {measured[0].numel()} pixels, or image "
@@ -111,7 +112,12 @@ def _misfit_notes(residual: Tensor, n_pixels: int, groups: Groups) -> tuple[str,
 
 
 def _fitted_density(
-    measured: Tensor, noise: NoiseModel, method: str, groups: Groups, generator: torch.Generator
+    measured: Tensor,
+    noise: NoiseModel,
+    method: str,
+    groups: Groups,
+    generator: torch.Generator,
+    n_extrapolate: int,
 ) -> DensityRows | None:
     largest_fold = int(torch.bincount(groups.folds).max())
     densities = _density.candidates(method, measured, noise, measured.shape[0] - largest_fold)
@@ -122,7 +128,7 @@ def _fitted_density(
         # Counts plus U[0, 1) have a density whose cross-entropy bounds the discrete entropy of the counts.
         dither = torch.rand(measured.shape, generator=generator, dtype=measured.dtype, device=generator.device)
         dithered = measured + dither.to(measured.device)
-    return _density.cross_fit(measured, dithered, densities, groups)
+    return _density.cross_fit(measured, dithered, densities, groups, n_extrapolate)
 
 
 def _from_density(density: DensityRows, rows: Tensor) -> Found:

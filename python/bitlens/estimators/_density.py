@@ -21,7 +21,7 @@ from bitlens.densities import (
     held_out_bias_nats,
 )
 from bitlens.densities._channel_mixture import counts_photons, electrons, is_fast
-from bitlens.estimators._inputs import Groups
+from bitlens.estimators._inputs import N_FOLDS, Groups
 from bitlens.noise import NoiseModel
 
 # A full covariance whose expected excess is above this many bits per pixel says little about truth.
@@ -122,7 +122,9 @@ def candidates(method: str, measured: Tensor, noise: NoiseModel, n_training: int
     return chosen
 
 
-def cross_fit(measured: Tensor, dithered: Tensor, densities: dict[str, Density], groups: Groups) -> DensityRows:
+def cross_fit(
+    measured: Tensor, dithered: Tensor, densities: dict[str, Density], groups: Groups, n_extrapolate: int = 0
+) -> DensityRows:
     """Each fold scored by a density fitted on the others, chosen among `densities` on a fold inside those.
 
     `dithered` is what densities that do not take counts see. Densities that lose by far on a part of the images are
@@ -144,11 +146,14 @@ def cross_fit(measured: Tensor, dithered: Tensor, densities: dict[str, Density],
             power = density.whiten(images[reported]).square()
             second[reported], fourth[reported] = power.mean(1), power.square().mean(1)
         excess[reported] = density.held_out_bias_nats
+        if n_extrapolate:
+            limit = _at_infinity(start, images, training, reported, groups, log_prob[reported], n_extrapolate)
+            excess[reported] = limit - log_prob[reported]
         names.append(name)
         converged = converged and density.converged
         if fold == 0 and density.takes_counts:
             typical = _typical(density, log_prob[reported])
-    name = " or ".join(sorted(set(names)))
+    name = " or ".join(sorted(set(names))) + (" extrapolated" if n_extrapolate else "")
     gaussian = second > 0.0
     kurtosis = float(fourth[gaussian].mean() / second[gaussian].mean() ** 2) if bool(gaussian.any()) else math.nan
     notes = _notes(log_prob, excess, kurtosis, name, measured[0].numel(), converged)
@@ -169,6 +174,38 @@ def _typical(density: Density, log_prob: Tensor) -> bool:
     limit = max(_TYPICAL_NATS, _TYPICAL_NATS_PER_PIXEL * draws[0].numel(), _TYPICAL_SIGMAS * stderr)
     bias = density.held_out_bias_nats if math.isfinite(density.held_out_bias_nats) else 0.0
     return abs(float(drawn.mean() - log_prob.mean()) - bias) <= limit
+
+
+def _at_infinity(
+    density: Density,
+    images: Tensor,
+    training: Tensor,
+    reported: Tensor,
+    groups: Groups,
+    log_prob: Tensor,
+    n_extrapolate: int,
+) -> Tensor:
+    """log q(z) as infinitely many training images would give it: fits to a half, a quarter, ... of them as well, and
+    for each row the straight line in one over their number, at zero.
+
+    Raises:
+        ValueError: a part is too small for the density.
+    """
+    rows, inverse = [log_prob], [1.0 / int(training.sum())]
+    for power in range(1, n_extrapolate + 1):
+        # Whole groups; labels of images without groups are their places.
+        part = training & (groups.labels // N_FOLDS % 2**power == 0)
+        try:
+            fitted = density.fit(images[part])
+        except ValueError as error:
+            raise ValueError(
+                f"n_extrapolate: a fit to {int(part.sum())} images, 1 of {2**power} for training, failed: {error}"
+            ) from error
+        rows.append(fitted.log_prob(images[reported]))
+        inverse.append(1.0 / int(part.sum()))
+    line = torch.tensor([[1.0, x] for x in inverse], dtype=torch.float64)
+    weights = torch.linalg.pinv(line)[0].to(log_prob)
+    return weights @ torch.stack(rows)
 
 
 def _promising(measured: Tensor, dithered: Tensor, densities: dict[str, Density], groups: Groups) -> dict[str, Density]:

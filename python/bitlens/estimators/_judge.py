@@ -46,6 +46,7 @@ def judge(
     method: str = "auto",
     groups: Sequence[object] | NDArray[Any] | Tensor | None = None,
     confidence: float = 0.95,
+    n_extrapolate: int = 0,
     generator: torch.Generator | None = None,
 ) -> Judged:
     """What `estimate_information` gives for these arguments, and what it raises, with each sample's influence."""
@@ -55,6 +56,8 @@ def judge(
         raise TypeError(f"noise: need a noise model such as bitlens.GaussianNoise, got {type(noise).__name__}")
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence: need a value between 0 and 1, got {confidence!r}")
+    if type(n_extrapolate) is not int or not 0 <= n_extrapolate <= 6:
+        raise ValueError(f"n_extrapolate: need a whole number from 0 to 6, got {n_extrapolate!r}")
     if method == "known_channel" and mean is None:
         raise ValueError("mean: method 'known_channel' needs the noiseless images, got None")
     measured_images = images("measured", measured)
@@ -65,7 +68,7 @@ def judge(
     draws = torch.Generator().manual_seed(seed)
     with torch.no_grad(), _backend.reproducible():
         partition = make_groups(groups, measured_images, draws)
-        found = estimate(measured_images, mean_images, noise, method, partition, draws)
+        found = estimate(measured_images, mean_images, noise, method, partition, draws, n_extrapolate)
         stderr = partition.standard_error(found.influence) * _TO_BITS
     notes = list(found.warnings)
     if partition.count < MINIMUM_GROUPS:

@@ -22,6 +22,7 @@ def estimate_information(
     method: str = "auto",
     groups: Sequence[object] | NDArray[Any] | Tensor | None = None,
     confidence: float = 0.95,
+    n_extrapolate: int = 0,
     generator: torch.Generator | None = None,
 ) -> InformationEstimate:
     """I(scene; measured) = h(measured) - h(measured | scene) in bits per image, from images and their noise.
@@ -34,6 +35,8 @@ def estimate_information(
             minute), "flow"; "known_channel": scores alone.
         groups: one label per image (its source), whole in splits, errors and leave-one-out marginals.
         confidence: of the interval, between 0 and 1.
+        n_extrapolate: fit to a half, a quarter, ... of the training images too, so many times, and report the limit of
+            infinitely many; "estimate", whatever the density.
         generator: gives the seed of splits and dither and moves on by one draw; None draws a seed.
             `torch.Generator().manual_seed(result.seed)` repeats any result bit for bit on one backend.
 
@@ -43,5 +46,12 @@ def estimate_information(
     Reference: Pinkard et al. 2024, arXiv 2405.20559; Poole et al. 2019, arXiv 1905.06922, section 2.5.
     """
     return judge(
-        measured, noise, mean=mean, method=method, groups=groups, confidence=confidence, generator=generator
+        measured,
+        noise,
+        mean=mean,
+        method=method,
+        groups=groups,
+        confidence=confidence,
+        n_extrapolate=n_extrapolate,
+        generator=generator,
     ).estimate
