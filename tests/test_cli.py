@@ -296,3 +296,14 @@ def test_every_method_is_offered() -> None:
     from bitlens.estimators import _judge
 
     assert cli.METHODS == _judge.METHODS
+
+
+def test_estimate_draws_bounds_and_training_sizes(stack: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = run(capsys, "estimate", "z.npy", *POISSON_GAUSSIAN, "--out", "figures", "--n-extrapolate", "1")
+    assert "extrapolated" in printed
+    assert printed.count("wrote ") == 2
+    for name in ("bounds.png", "training_sizes.png"):
+        assert (stack / "figures" / name).read_bytes().startswith(b"\x89PNG")
+    printed = run(capsys, "estimate", "z.npy", *POISSON_GAUSSIAN, "--out", "few", "--method", "gaussian")
+    assert "no training_sizes.png: n_extrapolate: a fit to" in printed
+    assert sorted(path.name for path in (stack / "few").iterdir()) == ["bounds.png"]

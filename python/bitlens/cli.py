@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from bitlens.estimators import InformationEstimate
+    from bitlens.estimators import InformationEstimate, TrainingSizes
     from bitlens.noise import CalibrationResult, NoiseModel
 
 _ERROR, _INTERRUPTED = 2, 130
@@ -119,6 +119,14 @@ def demo(quick: bool, out: str, seed: int, as_json: bool) -> None:
     type=click.Choice(METHODS),
     help="The density to use, or the scores of known scenes alone; auto chooses by validation.",
 )
+@click.option(
+    "--n-extrapolate",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, 6),
+    help="Fit to a half, a quarter, ... of the images too and report the limit of infinitely many.",
+)
+@click.option("--out", metavar="DIR", help="Folder for figures of the bounds and of bits against training size.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Repeats the result.")
 @click.option("--json", "as_json", is_flag=True, help="Print the fields of the estimate as JSON.")
 def estimate(
@@ -135,6 +143,8 @@ def estimate(
     patch: int | None,
     groups_file: str | None,
     method: str,
+    n_extrapolate: int,
+    out: str | None,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -170,8 +180,26 @@ def estimate(
             "cut them with --patch 16"
         )
     generator = torch.Generator().manual_seed(seed)
-    result = estimate_information(measured, noise, mean=mean, method=method, groups=groups, generator=generator)
+    result = estimate_information(
+        measured, noise, mean=mean, method=method, groups=groups, n_extrapolate=n_extrapolate, generator=generator
+    )
     click.echo(result.to_json(indent=2) if as_json else _table(result, tuple(measured.shape[1:])))
+    if out is not None:
+        from bitlens.estimators import bits_by_training_size
+
+        by_size, why_not = None, "the method fits no density"
+        if method != "known_channel":
+            draws = torch.Generator().manual_seed(seed)
+            try:
+                by_size = bits_by_training_size(
+                    measured, noise, method=method, n_sizes=3, groups=groups, generator=draws
+                )
+            except ValueError as error:  # too few images for a part of them
+                why_not = str(error)
+        if by_size is None:
+            click.echo(f"no training_sizes.png: {why_not}", err=as_json)
+        for written in _write_estimate(result, by_size, Path(out)):
+            click.echo(written, err=as_json)
 
 
 @bitlens.command()
@@ -370,6 +398,20 @@ def _table(result: InformationEstimate, image_shape: tuple[int, ...]) -> str:
     rows.append(("samples, seed", f"{result.n_samples}, {result.seed}"))
     lines = [f"{name:<15} {value}" for name, value in rows]
     return "\n".join([*lines, *(f"warning: {text}" for text in result.warnings)])
+
+
+def _write_estimate(result: InformationEstimate, by_size: TrainingSizes | None, folder: Path) -> list[str]:
+    """Figures of the bounds and of bits against training size, and a line for each file."""
+    from bitlens import plots
+    from bitlens.report import to_png, write_atomically
+
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {"bounds.png": plots.estimate(result).figure}
+    if by_size is not None:
+        figures["training_sizes.png"] = plots.training_sizes(by_size).figure
+    for file_name, figure in figures.items():
+        write_atomically(folder / file_name, to_png(figure))  # type: ignore[arg-type]
+    return [f"wrote {folder / file_name}" for file_name in figures]
 
 
 def _write_calibration(result: CalibrationResult, folder: Path) -> list[str]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bitlens.design import DesignResult
-    from bitlens.estimators import InformationEstimate
+    from bitlens.estimators import InformationEstimate, TrainingSizes
     from bitlens.noise import CalibrationResult
 
 COLORS = ("#0b6e99", "#c8553d", "#7a6c9d", "#3a7d44", "#b8860b", "#555555")
@@ -216,6 +216,25 @@ def estimate(result: InformationEstimate, *, axes: Axes | None = None) -> Axes:
     axes.set(yticks=[], ylim=(-0.8, 2.4), xlabel="information (bits per image)")
     axes.legend(frameon=False, loc="upper center", ncols=2, fontsize="small")
     axes.spines[["top", "left", "right"]].set_visible(False)
+    return axes
+
+
+def training_sizes(sizes: TrainingSizes, *, axes: Axes | None = None) -> Axes:
+    """Upper bounds per pixel against one over the number of training images, and the line's end at infinity."""
+    axes = _plain(_axes(axes))
+    inverse = 1.0 / np.asarray(sizes.n_training, dtype=np.float64)
+    bits, error = (np.asarray(values) / sizes.n_pixels for values in (sizes.upper_bits, sizes.stderr_bits))
+    axes.errorbar(inverse, bits, yerr=1.96 * error, fmt="o", color=COLORS[0], capsize=3, label="upper bound")
+    limit = sizes.limit_bits / sizes.n_pixels
+    slope = float(((bits - limit) * inverse).sum() / inverse.dot(inverse))
+    line = np.array([0.0, 1.05 * inverse.max()])
+    axes.plot(line, limit + slope * line, color=COLORS[0], linewidth=1, alpha=0.6)
+    reach = 1.96 * sizes.limit_stderr_bits / sizes.n_pixels
+    axes.errorbar([0.0], [limit], yerr=[reach], fmt="s", color=COLORS[1], capsize=3, label="limit of many images")
+    axes.set_xlim(-0.04 * inverse.max(), 1.08 * inverse.max())
+    axes.set_xticks([0.0, *inverse], ["∞", *(str(n) for n in sizes.n_training)])
+    axes.set(xlabel=f"training images ({sizes.method.replace('_', ' ')})", ylabel="bits per pixel")
+    axes.legend(frameon=False)
     return axes
 
 

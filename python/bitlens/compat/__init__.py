@@ -1,1 +1,5 @@
-"""The call shapes of other packages, so that scripts written for them run after changing an import."""
+"""Call shapes of other packages, on bitlens estimators."""
+
+from bitlens.compat import encoding_information
+
+__all__ = ["encoding_information"]

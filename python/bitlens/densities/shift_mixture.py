@@ -46,16 +46,17 @@ class ShiftMixtureDensity(Density):
     converged: bool = False
 
     def fit(self, measured: Tensor) -> Self:
-        """Pattern and weights of `measured`, (n, row, column).
+        """Pattern and weights of `measured`, (n, row, column) or (n, 1, row, column).
 
         Raises:
             ValueError: fewer than 4 images, not two image axes, or values that are not finite.
         """
         images = as_images(measured, minimum_samples=4)
-        if images.ndim != 3:
-            raise ValueError(f"measured: need shape (n, row, column), got {tuple(images.shape)}")
-        signal = electrons(self.noise, images)
-        rows, columns = images.shape[1:]
+        if images.ndim != 3 and (images.ndim != 4 or images.shape[1] != 1):
+            raise ValueError(f"measured: need shape (n, row, column) or one channel, got {tuple(images.shape)}")
+        image_shape = images.shape[1:]
+        rows, columns = image_shape[-2:]
+        signal = electrons(self.noise, images).reshape(-1, rows, columns)
         places = rows * columns
         smooth = functional.avg_pool2d(signal[:, None], 3, 1, 1, count_include_pad=False).flatten(1)
         share = functional.one_hot(smooth.argmax(1), places).to(torch.float64)
@@ -64,7 +65,7 @@ class ShiftMixtureDensity(Density):
         means = _shifted(signal, share)
         for _ in range(_EM_STEPS):
             means = means if least is None else means.clamp_min(least)
-            scores = log_prob_pairs(self.noise, images, means)
+            scores = log_prob_pairs(self.noise, images, means.reshape(-1, *image_shape))
             weights = em_log_weights(scores, weights, 1)
             share = posteriors(scores, weights)
             means = _shifted(signal, share)
@@ -72,6 +73,7 @@ class ShiftMixtureDensity(Density):
         # A place that no image took may be taken by the next one.
         counts = share.sum(0) + 1.0 / places
         weights = (counts / counts.sum()).log()
+        means = means.reshape(-1, *image_shape)
         return type(self)(self.noise, means, weights, len(images), places / (2.0 * len(images)), True)
 
     def log_prob(self, measured: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from bitlens.estimators.mutual_information import estimate_mutual_information
 from bitlens.estimators.result import InformationEstimate
 from bitlens.estimators.sources import Batch, batches
 from bitlens.estimators.task_information import estimate_task_information
+from bitlens.estimators.training_size import TrainingSizes, bits_by_training_size
 
 __all__ = [
     "Batch",
@@ -15,7 +16,9 @@ __all__ = [
     "InformationEstimate",
     "InformationLoss",
     "InformationMetric",
+    "TrainingSizes",
     "batches",
+    "bits_by_training_size",
     "estimate_information",
     "estimate_mutual_information",
     "estimate_task_information",

@@ -87,8 +87,11 @@ def candidates(method: str, measured: Tensor, noise: NoiseModel, n_training: int
             f"measured: method 'stationary_gaussian' needs shape (n, [channel,] row, column), "
             f"got {tuple(measured.shape)}"
         )
-    if method == "shift_mixture" and measured.ndim != 3:
-        raise ValueError(f"measured: method 'shift_mixture' needs shape (n, row, column), got {tuple(measured.shape)}")
+    one_channel = measured.ndim == 3 or (measured.ndim == 4 and measured.shape[1] == 1)
+    if method == "shift_mixture" and not one_channel:
+        raise ValueError(
+            f"measured: method 'shift_mixture' needs shape (n, row, column) or one channel, got {tuple(measured.shape)}"
+        )
     if method == "autoregressive":
         return {"autoregressive": AutoregressiveDensity()}
     if method == "flow":
@@ -116,7 +119,7 @@ def candidates(method: str, measured: Tensor, noise: NoiseModel, n_training: int
         chosen["independent_pixels"] = IndependentPixelsDensity(noise)
     if method == "scene_mixture" or auto:
         chosen["scene_mixture"] = SceneMixtureDensity(noise)
-    shifts_fit = measured.ndim == 3 and measured.shape[0] * n_pixels**2 <= _MOST_SHIFT_SCORES
+    shifts_fit = one_channel and measured.shape[0] * n_pixels**2 <= _MOST_SHIFT_SCORES
     if method == "shift_mixture" or (auto and shifts_fit):
         chosen["shift_mixture"] = ShiftMixtureDensity(noise)
     return chosen
@@ -185,14 +188,28 @@ def _at_infinity(
     log_prob: Tensor,
     n_extrapolate: int,
 ) -> Tensor:
-    """log q(z) as infinitely many training images would give it: fits to a half, a quarter, ... of them as well, and
-    for each row the straight line in one over their number, at zero.
+    """log q(z) as infinitely many training images would give it: for each row the straight line in one over their
+    number, at zero.
 
     Raises:
         ValueError: a part is too small for the density.
     """
-    rows, inverse = [log_prob], [1.0 / int(training.sum())]
-    for power in range(1, n_extrapolate + 1):
+    rows, counts = rows_of_parts(density, images, training, reported, groups, n_extrapolate)
+    line = torch.tensor([[1.0, 1.0 / count] for count in [int(training.sum()), *counts]], dtype=torch.float64)
+    weights = torch.linalg.pinv(line)[0].to(log_prob)
+    return weights @ torch.stack([log_prob, *rows])
+
+
+def rows_of_parts(
+    density: Density, images: Tensor, training: Tensor, reported: Tensor, groups: Groups, n_parts: int
+) -> tuple[list[Tensor], list[int]]:
+    """log q of the reported rows, fitted to a half, a quarter, ... of the training rows, and how many these are.
+
+    Raises:
+        ValueError: a part is too small for the density.
+    """
+    rows, counts = [], []
+    for power in range(1, n_parts + 1):
         # Whole groups; labels of images without groups are their places.
         part = training & (groups.labels // N_FOLDS % 2**power == 0)
         try:
@@ -202,10 +219,15 @@ def _at_infinity(
                 f"n_extrapolate: a fit to {int(part.sum())} images, 1 of {2**power} for training, failed: {error}"
             ) from error
         rows.append(fitted.log_prob(images[reported]))
-        inverse.append(1.0 / int(part.sum()))
-    line = torch.tensor([[1.0, x] for x in inverse], dtype=torch.float64)
-    weights = torch.linalg.pinv(line)[0].to(log_prob)
-    return weights @ torch.stack(rows)
+        counts.append(int(part.sum()))
+    return rows, counts
+
+
+def chosen(
+    measured: Tensor, dithered: Tensor, densities: dict[str, Density], groups: Groups, fold: int
+) -> tuple[str, Density]:
+    """Name of the density that `cross_fit` would report `fold` with, and the density, fitted or not."""
+    return _select(measured, dithered, densities, groups, fold)
 
 
 def _promising(measured: Tensor, dithered: Tensor, densities: dict[str, Density], groups: Groups) -> dict[str, Density]:
