@@ -1,4 +1,4 @@
-"""Call shapes of other packages, on bitlens estimators."""
+"""The call shapes of other packages, so that scripts written for them run after changing an import."""
 
 from bitlens.compat import encoding_information
 
