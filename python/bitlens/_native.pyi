@@ -68,6 +68,10 @@ def psf_convolve_float(
     second: int,
     output: int,
     workspace: int,
+    companion: Sequence[int],
+    spectra: int,
+    centered: bool,
+    outputs: int,
     sizes: Sequence[Sequence[int]],
     window: Sequence[int],
     threads: int,
@@ -82,6 +86,10 @@ def psf_convolve_double(
     second: int,
     output: int,
     workspace: int,
+    companion: Sequence[int],
+    spectra: int,
+    centered: bool,
+    outputs: int,
     sizes: Sequence[Sequence[int]],
     window: Sequence[int],
     threads: int,
@@ -104,6 +112,30 @@ def psf_convolve_workspace_bytes_double(
     sizes: Sequence[Sequence[int]],
     window: Sequence[int],
 ) -> int: ...
+def psf_convolve_spectrum_numbers_float(
+    conjugate: bool, sizes: Sequence[Sequence[int]], window: Sequence[int]
+) -> int: ...
+def psf_convolve_make_spectra_float(
+    conjugate: bool,
+    count: int,
+    psfs: int,
+    spectra: int,
+    sizes: Sequence[Sequence[int]],
+    window: Sequence[int],
+    threads: int,
+) -> None: ...
+def psf_convolve_spectrum_numbers_double(
+    conjugate: bool, sizes: Sequence[Sequence[int]], window: Sequence[int]
+) -> int: ...
+def psf_convolve_make_spectra_double(
+    conjugate: bool,
+    count: int,
+    psfs: int,
+    spectra: int,
+    sizes: Sequence[Sequence[int]],
+    window: Sequence[int],
+    threads: int,
+) -> None: ...
 def infonce_scores_workspace_bytes(
     batch: int, queries: int, keys: int, features: int, value_bytes: int, backward: bool, query: bool, key: bool
 ) -> int: ...
