@@ -198,3 +198,24 @@ def test_images_without_light_are_refused(kind: Callable[[NoiseModel], Density])
 def test_shifts_need_image_axes() -> None:
     with pytest.raises(ValueError, match=r"shape \(n, row, column\)"):
         ShiftMixtureDensity(PoissonNoise()).fit(torch.ones(20, 2, 3, 3))
+
+
+@pytest.mark.parametrize("kind", [SceneMixtureDensity, ShiftMixtureDensity])
+def test_maps_of_gaussian_noise(kind: Callable[[NoiseModel], Density]) -> None:
+    noise = GaussianNoise(torch.linspace(0.5, 2.0, 16).reshape(4, 4))
+    measured = drawn(noise, torch.zeros(200, 4, 4, dtype=torch.float64))
+    assert bool(torch.isfinite(kind(noise).fit(measured).log_prob(measured)).all())
+
+
+@every_density
+def test_parameters_of_the_noise_get_no_gradient(kind: Callable[[NoiseModel], Density]) -> None:
+    noise = PoissonGaussianNoise(gain=torch.nn.Parameter(torch.tensor(2.0, dtype=torch.float64)), read_std=1.0)
+    measured = drawn(noise, gamma_levels(100, (3, 3), 20.0)).detach()
+    assert not kind(noise).fit(measured).log_prob(measured).requires_grad
+
+
+def test_shifts_take_one_channel() -> None:
+    measured = drawn(PoissonNoise(), gamma_levels(200, (4, 4), 20.0))
+    plain = ShiftMixtureDensity(PoissonNoise()).fit(measured).log_prob(measured)
+    channel = ShiftMixtureDensity(PoissonNoise()).fit(measured[:, None]).log_prob(measured[:, None])
+    torch.testing.assert_close(channel, plain)

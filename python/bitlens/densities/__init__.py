@@ -9,6 +9,7 @@ from bitlens.densities.scale_mixture import ScaleMixtureDensity
 from bitlens.densities.scene_mixture import SceneMixtureDensity
 from bitlens.densities.shift_mixture import ShiftMixtureDensity
 from bitlens.densities.stationary import StationaryGaussianDensity
+from bitlens.densities.storage import load_density, save_density
 
 __all__ = [
     "AutoregressiveDensity",
@@ -21,5 +22,7 @@ __all__ = [
     "ShiftMixtureDensity",
     "StationaryGaussianDensity",
     "held_out_bias_nats",
+    "load_density",
     "plug_in_bias_nats",
+    "save_density",
 ]

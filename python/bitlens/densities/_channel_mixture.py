@@ -26,6 +26,7 @@ class ChannelMixture(NamedTuple):
     means: Tensor
     log_weights: Tensor
 
+    @torch.no_grad()
     def log_prob(self, measured: Tensor) -> Tensor:
         """log q(z), (n, ...) -> (n,) nats."""
         images = as_images(measured, self.means.shape[1:])
@@ -75,9 +76,9 @@ def noise_variance(noise: NoiseModel, mean: Tensor) -> Tensor:
     return noise.variance(mean) / gain.square()
 
 
-def counts_photons(noise: NoiseModel) -> bool:
+def counts_photons(noise: NoiseModel, image_shape: torch.Size) -> bool:
     """Whether the noise grows with the mean, which then cannot be negative."""
-    zero = torch.zeros(1, dtype=torch.float64)
+    zero = torch.zeros(image_shape, dtype=torch.float64)
     return isinstance(noise, HasMoments) and bool((noise.variance(zero + 1.0) > noise.variance(zero)).any())
 
 

@@ -43,6 +43,7 @@ class IndependentPixelsDensity(Density):
     held_out_bias_nats: float = 0.0
     converged: bool = False
 
+    @torch.no_grad()
     def fit(self, measured: Tensor) -> Self:
         """Pixel means and the shared law of the levels of `measured`, (n, ...).
 
@@ -65,6 +66,7 @@ class IndependentPixelsDensity(Density):
         bias = means.numel() / (2.0 * len(images))
         return type(self)(self.noise, means, levels, weights.log(), len(images), bias, True)
 
+    @torch.no_grad()
     def log_prob(self, measured: Tensor) -> Tensor:
         """log q(z) of each image, (n, ...) -> (n,) nats."""
         means, levels, log_weights = self._fitted()

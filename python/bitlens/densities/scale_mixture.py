@@ -49,6 +49,7 @@ class ScaleMixtureDensity(Density):
     held_out_bias_nats: float = 0.0
     converged: bool = False
 
+    @torch.no_grad()
     def fit(self, measured: Tensor) -> Self:
         """Pattern and brightnesses of `measured`, (n, ...).
 

@@ -48,6 +48,7 @@ class SceneMixtureDensity(Density):
     held_out_bias_nats: float = 0.0
     converged: bool = False
 
+    @torch.no_grad()
     def fit(self, measured: Tensor) -> Self:
         """Scenes, their number and weights for `measured`, (n, ...).
 
@@ -107,7 +108,7 @@ class SceneMixtureDensity(Density):
             sums, size = _merge_nearest(sums, size)
 
     def _lit(self, means: Tensor, signal: Tensor) -> Tensor:
-        if not counts_photons(self.noise):
+        if not counts_photons(self.noise, signal.shape[1:]):
             return means
         return means.clamp_min(_DARK * max(float(signal.mean()), 1e-6))
 

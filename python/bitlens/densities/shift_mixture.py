@@ -45,6 +45,7 @@ class ShiftMixtureDensity(Density):
     held_out_bias_nats: float = 0.0
     converged: bool = False
 
+    @torch.no_grad()
     def fit(self, measured: Tensor) -> Self:
         """Pattern and weights of `measured`, (n, row, column) or (n, 1, row, column).
 
@@ -60,7 +61,7 @@ class ShiftMixtureDensity(Density):
         places = rows * columns
         smooth = functional.avg_pool2d(signal[:, None], 3, 1, 1, count_include_pad=False).flatten(1)
         share = functional.one_hot(smooth.argmax(1), places).to(torch.float64)
-        least = _DARK * float(signal.mean().abs()) if counts_photons(self.noise) else None
+        least = _DARK * float(signal.mean().abs()) if counts_photons(self.noise, image_shape) else None
         weights = torch.full((places,), 1.0 / places, dtype=torch.float64, device=images.device).log()
         means = _shifted(signal, share)
         for _ in range(_EM_STEPS):

@@ -76,7 +76,7 @@ def candidates(method: str, measured: Tensor, noise: NoiseModel, n_training: int
     n_pixels = measured[0].numel()
     is_image = measured.ndim in (3, 4)
     enough = n_training >= n_pixels + 3
-    fast, counts = is_fast(noise), counts_photons(noise)
+    fast, counts = is_fast(noise), counts_photons(noise, measured.shape[1:])
     if method == "gaussian" and not enough:
         raise ValueError(
             f"measured: method 'gaussian' needs at least {n_pixels + 3} images to fit {n_pixels} pixels, "
