@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bitlens.densities.base import as_images
-from bitlens.noise import NoiseModel
+from bitlens.noise import NoiseModel, PoissonGaussianNoise
 from bitlens.noise._abilities import HasMoments, HasPairs
 from bitlens.noise._pairs import log_prob_pairs
 
@@ -80,6 +80,19 @@ def counts_photons(noise: NoiseModel, image_shape: torch.Size) -> bool:
     """Whether the noise grows with the mean, which then cannot be negative."""
     zero = torch.zeros(image_shape, dtype=torch.float64)
     return isinstance(noise, HasMoments) and bool((noise.variance(zero + 1.0) > noise.variance(zero)).any())
+
+
+def fitting_scores(noise: NoiseModel, images: Tensor, means: Tensor) -> Tensor:
+    """log p(image | mean) of all pairs, (n, K) up to a constant of each row, close enough to fit by.
+
+    Shot and read noise as a Poisson law of the same mean and variance: a matrix product instead of a sum for each pixel
+    of each pair.
+    """
+    if not isinstance(noise, PoissonGaussianNoise):
+        return log_prob_pairs(noise, images, means)
+    dark = noise_variance(noise, torch.zeros(images.shape[1:], dtype=torch.float64, device=images.device))
+    seen, expected = electrons(noise, images) + dark, means + dark
+    return seen.flatten(1) @ expected.log().flatten(1).mT - expected.flatten(1).sum(1)
 
 
 def posteriors(scores: Tensor, log_weights: Tensor) -> Tensor:

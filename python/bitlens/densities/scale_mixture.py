@@ -14,13 +14,13 @@ from bitlens.densities._channel_mixture import (
     electrons,
     em_log_weights,
     fitted_mixture,
+    fitting_scores,
     log_spaced,
     noise_variance,
     smoothing_matrix,
 )
 from bitlens.densities.base import Density, as_images
 from bitlens.noise import NoiseModel
-from bitlens.noise._pairs import log_prob_pairs
 
 _MOST_SCALES = 1500
 _EM_STEPS = 15
@@ -83,7 +83,7 @@ class ScaleMixtureDensity(Density):
         start = torch.exp(-0.5 * ((places[:, None] - log_scales) / bandwidth).square()).mean(1)
         start = (start / start.sum()).clamp_min(1e-9).log()
         means = places.exp().reshape(-1, *(1,) * pattern.ndim) * pattern
-        scores = log_prob_pairs(self.noise, images, means)
+        scores = fitting_scores(self.noise, images, means)
         # The kernel that the start is smoothed by twice over all steps: each takes a share of its variance.
         smoothing = smoothing_matrix(places, max(bandwidth / math.sqrt(_EM_STEPS), 0.25 * gap))
         weights = em_log_weights(scores, start, _EM_STEPS, smoothing).exp()

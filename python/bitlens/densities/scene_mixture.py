@@ -14,12 +14,12 @@ from bitlens.densities._channel_mixture import (
     electrons,
     em_log_weights,
     fitted_mixture,
+    fitting_scores,
     noise_variance,
     posteriors,
 )
 from bitlens.densities.base import Density, as_images
 from bitlens.noise import NoiseModel
-from bitlens.noise._pairs import log_prob_pairs
 
 _MOST_SCENES = 128
 _IMAGES_PER_SCENE = 10
@@ -116,7 +116,7 @@ class SceneMixtureDensity(Density):
         """Some steps of expectation maximisation of means and weights together."""
         signal = electrons(self.noise, images)
         for _ in range(n_steps):
-            scores = log_prob_pairs(self.noise, images, means)
+            scores = fitting_scores(self.noise, images, means)
             share = posteriors(scores, log_weights)
             log_weights = em_log_weights(scores, log_weights, 1)
             count = share.sum(0)

@@ -15,11 +15,11 @@ from bitlens.densities._channel_mixture import (
     electrons,
     em_log_weights,
     fitted_mixture,
+    fitting_scores,
     posteriors,
 )
 from bitlens.densities.base import Density, as_images
 from bitlens.noise import NoiseModel
-from bitlens.noise._pairs import log_prob_pairs
 
 _EM_STEPS = 12
 # Images' worth of the background that a place of the pattern which is hardly seen is pulled to.
@@ -66,7 +66,7 @@ class ShiftMixtureDensity(Density):
         means = _shifted(signal, share)
         for _ in range(_EM_STEPS):
             means = means if least is None else means.clamp_min(least)
-            scores = log_prob_pairs(self.noise, images, means.reshape(-1, *image_shape))
+            scores = fitting_scores(self.noise, images, means.reshape(-1, *image_shape))
             weights = em_log_weights(scores, weights, 1)
             share = posteriors(scores, weights)
             means = _shifted(signal, share)

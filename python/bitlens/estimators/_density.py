@@ -35,7 +35,7 @@ _LN2 = math.log(2.0)
 # Images to which every density is fitted once, to see which are worth the whole work, and on which it is scored.
 _TRIAL_IMAGES, _TRIAL_VALIDATION = 1200, 400
 # Standard errors of the difference by which a density must lose that trial to be left out.
-_HOPELESS_SIGMAS = 8.0
+_HOPELESS_SIGMAS = 4.0
 # Images below which "auto" keeps to Gaussians.
 _LEAST_FOR_MIXTURES = 100
 # Images drawn from a density to see whether the data are typical of it; nats and standard errors beyond which not.
