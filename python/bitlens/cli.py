@@ -29,6 +29,7 @@ METHODS = (
     "auto",
     "gaussian",
     "stationary_gaussian",
+    "gaussian_mixture",
     "scale_mixture",
     "independent_pixels",
     "scene_mixture",

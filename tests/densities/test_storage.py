@@ -26,6 +26,7 @@ from bitlens.densities import (
     Density,
     FlowDensity,
     GaussianDensity,
+    GaussianMixtureDensity,
     IndependentPixelsDensity,
     ScaleMixtureDensity,
     SceneMixtureDensity,
@@ -81,6 +82,7 @@ FREE: dict[str, tuple[Density, Tensor]] = {
     "gaussian in single precision and one axis": (GaussianDensity(), values(90, 7).float()),
     "stationary": (StationaryGaussianDensity(), values(50, 11, 9)),
     "stationary in channels": (StationaryGaussianDensity(7, 1e-3), values(60, 3, 4, 5)),
+    "gaussian mixture": (GaussianMixtureDensity(), values(120, 5, 4)),
     "autoregressive": (AutoregressiveDensity(4, 1, 3, 2, seed=3), counts(60, 5, 4)),
     "autoregressive with limits": (
         AutoregressiveDensity(4, 0, 2, 1, limits=(-math.inf, 255.0), discrete=True),

@@ -4,6 +4,7 @@ from bitlens.densities.autoregressive import AutoregressiveDensity
 from bitlens.densities.base import Density
 from bitlens.densities.flow import FlowDensity
 from bitlens.densities.gaussian import GaussianDensity, held_out_bias_nats, plug_in_bias_nats
+from bitlens.densities.gaussian_mixture import GaussianMixtureDensity
 from bitlens.densities.independent_pixels import IndependentPixelsDensity
 from bitlens.densities.scale_mixture import ScaleMixtureDensity
 from bitlens.densities.scene_mixture import SceneMixtureDensity
@@ -16,6 +17,7 @@ __all__ = [
     "Density",
     "FlowDensity",
     "GaussianDensity",
+    "GaussianMixtureDensity",
     "IndependentPixelsDensity",
     "ScaleMixtureDensity",
     "SceneMixtureDensity",

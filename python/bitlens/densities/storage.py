@@ -23,6 +23,7 @@ from bitlens.densities.autoregressive import AutoregressiveDensity
 from bitlens.densities.base import Density
 from bitlens.densities.flow import FlowDensity
 from bitlens.densities.gaussian import GaussianDensity
+from bitlens.densities.gaussian_mixture import GaussianMixtureDensity
 from bitlens.densities.independent_pixels import IndependentPixelsDensity
 from bitlens.densities.scale_mixture import ScaleMixtureDensity
 from bitlens.densities.scene_mixture import SceneMixtureDensity
@@ -40,6 +41,7 @@ _DENSITIES: dict[str, type[Density]] = {
         AutoregressiveDensity,
         FlowDensity,
         GaussianDensity,
+        GaussianMixtureDensity,
         IndependentPixelsDensity,
         ScaleMixtureDensity,
         SceneMixtureDensity,

@@ -13,6 +13,7 @@ from bitlens.densities import (
     Density,
     FlowDensity,
     GaussianDensity,
+    GaussianMixtureDensity,
     IndependentPixelsDensity,
     ScaleMixtureDensity,
     SceneMixtureDensity,
@@ -47,6 +48,7 @@ _MOST_SHIFT_SCORES = 400_000_000
 METHODS = (
     "gaussian",
     "stationary_gaussian",
+    "gaussian_mixture",
     "scale_mixture",
     "independent_pixels",
     "scene_mixture",
@@ -92,6 +94,8 @@ def candidates(method: str, measured: Tensor, noise: NoiseModel, n_training: int
         raise ValueError(
             f"measured: method 'shift_mixture' needs shape (n, row, column) or one channel, got {tuple(measured.shape)}"
         )
+    if method == "gaussian_mixture":
+        return {"gaussian_mixture": GaussianMixtureDensity()}
     if method == "autoregressive":
         return {"autoregressive": AutoregressiveDensity()}
     if method == "flow":
@@ -148,14 +152,14 @@ def cross_fit(
         if isinstance(density, GaussianDensity | StationaryGaussianDensity):
             power = density.whiten(images[reported]).square()
             second[reported], fourth[reported] = power.mean(1), power.square().mean(1)
+        elif fold == 0:
+            typical = _typical(density, log_prob[reported])
         excess[reported] = density.held_out_bias_nats
         if n_extrapolate:
             limit = _at_infinity(start, images, training, reported, groups, log_prob[reported], n_extrapolate)
             excess[reported] = limit - log_prob[reported]
         names.append(name)
         converged = converged and density.converged
-        if fold == 0 and density.takes_counts:
-            typical = _typical(density, log_prob[reported])
     name = " or ".join(sorted(set(names))) + (" extrapolated" if n_extrapolate else "")
     gaussian = second > 0.0
     kurtosis = float(fourth[gaussian].mean() / second[gaussian].mean() ** 2) if bool(gaussian.any()) else math.nan

@@ -31,8 +31,8 @@ def estimate_information(
         measured: images (n, ...), n >= 10, in the noise model's unit of measurement.
         mean: noiseless images like `measured`, independent draws of the scene; adds the known-channel bounds.
         method: "auto", the best on validation rows; one density alone: "gaussian", "stationary_gaussian",
-            "independent_pixels", "scale_mixture", "shift_mixture", "scene_mixture", "autoregressive" (a network, a
-            minute), "flow"; "known_channel": scores alone.
+            "independent_pixels", "scale_mixture", "shift_mixture", "scene_mixture", which "auto" tries, and
+            "gaussian_mixture", "flow", "autoregressive" (a network, a minute); "known_channel": scores alone.
         groups: one label per image (its source), whole in splits, errors and leave-one-out marginals.
         confidence: of the interval, between 0 and 1.
         n_extrapolate: fit to a half, a quarter, ... of the training images too, so many times, and report the limit of
