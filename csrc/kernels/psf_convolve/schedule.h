@@ -502,7 +502,9 @@ class Schedule {
     const Aligned<T> factors(held ? count * spectrum_size_ : 0);
     const std::int64_t each = buffers * buffer_size_ + plane_size_ + (held ? 1 : 2) * spectrum_size_;
     const Aligned<T> memory(std::max(workers * each, threads_ * (buffer_size_ + plane_size_)));
-    const Aligned<T> sums((pieces > 1 ? tasks : workers) * spectrum_size_);
+    // A single product may take the place of the spectrum that it was made with.
+    const bool in_place = terms == 1;
+    const Aligned<T> sums(in_place ? 0 : (pieces > 1 ? tasks : workers) * spectrum_size_);
     if (held) {
       make_each(0, count, memory.memory, [&](const Job<T>& job, std::int64_t b, const auto& run) {
         make_factor(job, b, factors.memory + b * spectrum_size_, run);
@@ -516,7 +518,7 @@ class Schedule {
       job.plane = own + buffers * buffer_size_;
       job.spectrum = job.plane + plane_size_;
       job.factor = held ? factors.memory + b * spectrum_size_ : job.spectrum + spectrum_size_;
-      job.sums = sums.memory + (pieces > 1 ? task : worker) * spectrum_size_;
+      job.sums = in_place ? job.spectrum : sums.memory + (pieces > 1 ? task : worker) * spectrum_size_;
       if (!held) make_factor(job, b, job.factor, run);
       const std::int64_t begin = terms * piece / pieces, end = terms * (piece + 1) / pieces;
       for (std::int64_t term = begin; term < end; ++term) {

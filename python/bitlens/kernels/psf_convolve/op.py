@@ -23,6 +23,7 @@ from bitlens.kernels.psf_convolve import reference
 
 IMPLEMENTED = ("cuda", "cpu", "numba", "reference")
 CONVOLVE_KIND, _FILTER_KIND, _CROSS_SPECTRUM_KIND = range(3)
+_LARGE_IMAGE, _MANY_IMAGES = 2**20 - 1, 4
 MOST_TAPS = 49  # kMostTaps of csrc/kernels/psf_convolve/direct.h
 
 
@@ -275,7 +276,9 @@ def _joins(grad: Tensor, image: Tensor, psf: Tensor, backend: str) -> bool:
         return False
     if image.dtype == torch.complex64 and not all(_is_smooth(size) for size in image.shape[-2:]):
         return False
-    return image.shape[:-2] == grad.shape[:-2] and image.ndim - 2 <= _compiled.MAX_AXES
+    # One image's spectra are all in memory at once: too much beside the image itself where that is large.
+    few = image.shape[-2] * image.shape[-1] <= _LARGE_IMAGE or image.shape[:-2].numel() >= _MANY_IMAGES
+    return few and image.shape[:-2] == grad.shape[:-2] and image.ndim - 2 <= _compiled.MAX_AXES
 
 
 def _both_gradients(
