@@ -305,5 +305,5 @@ def test_estimate_draws_bounds_and_training_sizes(stack: Path, capsys: pytest.Ca
     for name in ("bounds.png", "training_sizes.png"):
         assert (stack / "figures" / name).read_bytes().startswith(b"\x89PNG")
     printed = run(capsys, "estimate", "z.npy", *POISSON_GAUSSIAN, "--out", "few", "--method", "gaussian")
-    assert "no training_sizes.png: n_extrapolate: a fit to" in printed
+    assert "no training_sizes.png: n_sizes: a fit to" in printed
     assert sorted(path.name for path in (stack / "few").iterdir()) == ["bounds.png"]

@@ -69,6 +69,18 @@ def electrons(noise: NoiseModel, measured: Tensor) -> Tensor:
     return (measured - zero) / (one - zero)
 
 
+def mean_level(signal: Tensor) -> float:
+    """Mean of images in photo-electrons, which a pattern of light can be relative to.
+
+    Raises:
+        ValueError: it is not above zero.
+    """
+    level = float(signal.mean())
+    if not level > 0.0:
+        raise ValueError(f"measured: need images with light on average, got a mean of {level:.3g} photo-electrons")
+    return level
+
+
 def noise_variance(noise: NoiseModel, mean: Tensor) -> Tensor:
     """Variance of a measurement in squared photo-electrons at each mean."""
     assert isinstance(noise, HasMoments)

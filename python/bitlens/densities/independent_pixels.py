@@ -9,7 +9,7 @@ from typing import ClassVar, Self, final
 import torch
 from torch import Tensor
 
-from bitlens.densities._channel_mixture import electrons, likeliest_log_weights, noise_variance
+from bitlens.densities._channel_mixture import electrons, likeliest_log_weights, mean_level, noise_variance
 from bitlens.densities.base import Density, as_images
 from bitlens.noise import NoiseModel
 
@@ -53,9 +53,7 @@ class IndependentPixelsDensity(Density):
         images = as_images(measured, minimum_samples=4)
         signal = electrons(self.noise, images)
         means = signal.mean(0)
-        level = float(means.mean())
-        if not level > 0.0:
-            raise ValueError(f"measured: need images with light on average, got a mean of {level:.3g} photo-electrons")
+        level = mean_level(means)
         means = _shrunk(means, signal).clamp_min(_DARK * level)
         levels = _levels(self.noise, signal, means, level)
         rows = images[:: max(1, len(images) * means.numel() // _MOST_VALUES)]

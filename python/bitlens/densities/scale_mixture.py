@@ -16,6 +16,7 @@ from bitlens.densities._channel_mixture import (
     fitted_mixture,
     fitting_scores,
     log_spaced,
+    mean_level,
     noise_variance,
     smoothing_matrix,
 )
@@ -59,9 +60,7 @@ class ScaleMixtureDensity(Density):
         images = as_images(measured, minimum_samples=4)
         signal = electrons(self.noise, images)
         pattern = signal.mean(0)
-        level = float(pattern.mean())
-        if not level > 0.0:
-            raise ValueError(f"measured: need images with light on average, got a mean of {level:.3g} photo-electrons")
+        level = mean_level(pattern)
         pattern = (pattern / level).clamp_min(_DARK)
         # Weighted least squares brightness of each image; weights at the mean level.
         weight = pattern / noise_variance(self.noise, pattern * level)

@@ -17,8 +17,9 @@ from bitlens.design import _parameters
 from bitlens.design._adam import Adam
 from bitlens.design._held_out import HeldOut
 from bitlens.design.constraints import Box, Constraint, check_constraints, project_
-from bitlens.design.objective import check_moments, gaussian_information
+from bitlens.design.objective import gaussian_information
 from bitlens.design.result import DesignResult, DesignStep, Encoder
+from bitlens.estimators._closed_form import check_moments
 from bitlens.estimators._judge import stderr_of_difference_bits
 from bitlens.estimators._seeds import derived_seed, take_seed
 from bitlens.kernels import _backend

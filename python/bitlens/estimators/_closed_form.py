@@ -25,20 +25,30 @@ def gaussian_information(mean: Tensor, noise: NoiseModel) -> Tensor:
 
     Reference: the correction inverts eq. 4 of Hachem et al. 2008, doi:10.1109/TIT.2008.928229.
     """
+    moments = check_moments(noise)
+    variance = moments.variance(mean).flatten(1).mean(dim=0)
+    if noise.discrete:
+        # The entropy of counts is the differential entropy of counts + Uniform(0, 1).
+        variance = variance + 1 / 12
+    expected = moments.expected(mean).flatten(1)
+    whitened = (expected - expected.mean(dim=0)) / variance.sqrt()
+    log_determinant = torch.log(variance).sum() + _log_det_one_plus(whitened)
+    entropy_given_scene = noise.entropy(mean).flatten(1).sum(dim=1).mean()
+    return 0.5 * (variance.numel() * LOG_TWO_PI_E + log_determinant) - entropy_given_scene
+
+
+def check_moments(noise: NoiseModel) -> HasMoments:
+    """The noise model, which has the expectation and variance that the closed form takes.
+
+    Raises:
+        TypeError: a model of the user's own without them.
+    """
     if not isinstance(noise, HasMoments):
         raise TypeError(
             "noise: need methods expected(mean) and variance(mean) for the Gaussian objective; "
             f"{type(noise).__name__} has not both"
         )
-    variance = noise.variance(mean).flatten(1).mean(dim=0)
-    if noise.discrete:
-        # The entropy of counts is the differential entropy of counts + Uniform(0, 1).
-        variance = variance + 1 / 12
-    expected = noise.expected(mean).flatten(1)
-    whitened = (expected - expected.mean(dim=0)) / variance.sqrt()
-    log_determinant = torch.log(variance).sum() + _log_det_one_plus(whitened)
-    entropy_given_scene = noise.entropy(mean).flatten(1).sum(dim=1).mean()
-    return 0.5 * (variance.numel() * LOG_TWO_PI_E + log_determinant) - entropy_given_scene
+    return noise
 
 
 def _log_det_one_plus(centred: Tensor) -> Tensor:

@@ -142,10 +142,10 @@ def cross_fit(
     fourth, second = torch.zeros_like(log_prob), torch.zeros_like(log_prob)
     names: list[str] = []
     converged, typical = True, True
-    densities = _promising(measured, dithered, densities, groups)
+    densities = promising(measured, dithered, densities, groups)
     for fold in range(groups.n_folds):
         training, reported = groups.folds != fold, groups.folds == fold
-        name, start = _select(measured, dithered, densities, groups, fold)
+        name, start = select(measured, dithered, densities, groups, fold)
         images = measured if start.takes_counts else dithered
         density = start.fit(images[training])
         log_prob[reported] = density.log_prob(images[reported])
@@ -198,16 +198,18 @@ def _at_infinity(
     Raises:
         ValueError: a part is too small for the density.
     """
-    rows, counts = rows_of_parts(density, images, training, reported, groups, n_extrapolate)
+    rows, counts = rows_of_parts(density, images, training, reported, groups, n_extrapolate, "n_extrapolate")
     line = torch.tensor([[1.0, 1.0 / count] for count in [int(training.sum()), *counts]], dtype=torch.float64)
     weights = torch.linalg.pinv(line)[0].to(log_prob)
     return weights @ torch.stack([log_prob, *rows])
 
 
 def rows_of_parts(
-    density: Density, images: Tensor, training: Tensor, reported: Tensor, groups: Groups, n_parts: int
+    density: Density, images: Tensor, training: Tensor, reported: Tensor, groups: Groups, n_parts: int, argument: str
 ) -> tuple[list[Tensor], list[int]]:
     """log q of the reported rows, fitted to a half, a quarter, ... of the training rows, and how many these are.
+
+    `argument` is what the caller's caller asked for parts by.
 
     Raises:
         ValueError: a part is too small for the density.
@@ -220,21 +222,14 @@ def rows_of_parts(
             fitted = density.fit(images[part])
         except ValueError as error:
             raise ValueError(
-                f"n_extrapolate: a fit to {int(part.sum())} images, 1 of {2**power} for training, failed: {error}"
+                f"{argument}: a fit to {int(part.sum())} images, 1 of {2**power} for training, failed: {error}"
             ) from error
         rows.append(fitted.log_prob(images[reported]))
         counts.append(int(part.sum()))
     return rows, counts
 
 
-def chosen(
-    measured: Tensor, dithered: Tensor, densities: dict[str, Density], groups: Groups, fold: int
-) -> tuple[str, Density]:
-    """Name of the density that `cross_fit` would report `fold` with, and the density, fitted or not."""
-    return _select(measured, dithered, densities, groups, fold)
-
-
-def _promising(measured: Tensor, dithered: Tensor, densities: dict[str, Density], groups: Groups) -> dict[str, Density]:
+def promising(measured: Tensor, dithered: Tensor, densities: dict[str, Density], groups: Groups) -> dict[str, Density]:
     """Without those that lose by far a trial on a part of the training rows of the first fold."""
     if len(densities) < 3:
         return densities
@@ -287,7 +282,7 @@ def _inner_split(groups: Groups, fold: int) -> tuple[Tensor, Tensor]:
     return training & ~validation, validation
 
 
-def _select(
+def select(
     measured: Tensor, dithered: Tensor, densities: dict[str, Density], groups: Groups, fold: int
 ) -> tuple[str, Density]:
     """The best density on a validation fold, seen neither by its fit nor among the samples it will report."""

@@ -75,16 +75,17 @@ def bits_by_training_size(
         dithered = values
         if noise.discrete:
             dithered = values + torch.rand(values.shape, generator=draws, dtype=values.dtype).to(values.device)
+        densities = _density.promising(values, dithered, densities, partition)
         conditional = conditional_entropy_per_sample(noise, values)
         table = values.new_empty(n_sizes, values.shape[0])
         counts = torch.zeros(n_sizes, dtype=torch.float64)
         names = set()
         for fold in range(partition.n_folds):
             training, reported = partition.folds != fold, partition.folds == fold
-            name, start = _density.chosen(values, dithered, densities, partition, fold)
+            name, start = _density.select(values, dithered, densities, partition, fold)
             seen = values if start.takes_counts else dithered
             table[0, reported] = start.fit(seen[training]).log_prob(seen[reported])
-            rows, sizes = _density.rows_of_parts(start, seen, training, reported, partition, n_sizes - 1)
+            rows, sizes = _density.rows_of_parts(start, seen, training, reported, partition, n_sizes - 1, "n_sizes")
             for power, (row, size) in enumerate(zip([None, *rows], [int(training.sum()), *sizes], strict=True)):
                 counts[power] += size / partition.n_folds
                 if row is not None:
