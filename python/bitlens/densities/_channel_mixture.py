@@ -163,14 +163,19 @@ def _em_step(likelihood: Tensor, weights: Tensor) -> Tensor:
     return weights / weights.sum()
 
 
-def smoothing_matrix(place: Tensor, bandwidth: float) -> Tensor:
-    """Gaussian kernel between places (K,), columns sum to one: it moves weight and neither makes nor loses any."""
-    kernel = torch.exp(-0.5 * ((place[:, None] - place) / bandwidth).square())
+def smoothing_matrix(place: Tensor, bandwidth: Tensor, cells: Tensor) -> Tensor:
+    """Gaussian kernels between places (K,) that stand for `cells`; columns sum to one: no weight is made or lost."""
+    kernel = cells[:, None] * torch.exp(-0.5 * ((place[:, None] - place) / bandwidth).square())
     return kernel / kernel.sum(0)
 
 
-def log_spaced(low: float, high: float, step: float, most: int) -> Tensor:
-    """Places from log(low) to log(high), no further apart than `step` unless there would be more than `most`."""
-    first, last = math.log(low), math.log(high)
-    count = min(most, max(2, math.ceil((last - first) / step) + 1))
-    return torch.linspace(first, last, count, dtype=torch.float64)
+def shrunk_to_constant(pattern: Tensor, sampling_variance: Tensor) -> tuple[Tensor, float]:
+    """Means of pixels drawn to their common mean as far as their scatter is that of sampling, and the share kept.
+
+    Reference: James and Stein 1961, Proc. Fourth Berkeley Symp. 1, 361.
+    """
+    deviation = pattern - pattern.mean()
+    scatter = float(deviation.square().sum())
+    sampling = float(sampling_variance.mean()) * (pattern.numel() - 3)
+    kept = 1.0 - sampling / scatter if scatter > sampling > 0.0 else float(scatter > 0.0 and sampling <= 0.0)
+    return pattern.mean() + kept * deviation, kept

@@ -9,56 +9,34 @@ from typing import NamedTuple, Self, final
 import torch
 from torch import Tensor
 
+from bitlens.densities._common_axes import Axes, Mixture, cosine_axes, fitted_mixture, principal_axes
 from bitlens.densities.base import Density, as_images
 from bitlens.densities.scene_mixture import _clustered
 
-_LOG_2PI = math.log(2.0 * math.pi)
 _COUNTS = (1, 3, 8, 24, 64)
 _IMAGES_PER_COMPONENT = 10
-# Images' worth of the pooled variances that a component's own are drawn to.
-_PRIOR_IMAGES = (2.0, 10.0, 50.0)
+# Images' worth of what a component's own variances are drawn to: the pooled ones, or their own made smooth.
+_PRIOR_POOLED, _PRIOR_SMOOTH = (2.0, 10.0, 50.0), (10.0, 100.0, 1000.0)
 # Share of a component's variance that is spread evenly over all axes.
 _WHITE_SHARES = (0.0, 1e-3, 1e-2, 0.05, 0.2, 0.5)
 _PCA_AXES = 6
+_LEAST_SIDE = 4  # of images whose cosines are tried
 _TRIAL_STEPS, _FINAL_STEPS = 12, 60
-_TOLERANCE_NATS_PER_PIXEL = 1e-4
-# Of the mean variance: kept above rounding where pixels are constant.
-_VARIANCE_FLOOR = 1e-6
+# More images change the choice little, and its time much.
+_MOST_TRIAL_IMAGES, _MOST_VALIDATION_IMAGES = 1500, 800
 # Squares, sums and reciprocals of variances stay far inside the range of float64.
 _LEAST_VARIANCE = 1e-200
-
-
-class _Mixture(NamedTuple):
-    """log w_k (K,), means (K, D) and variances (K, D) along the columns of the basis (D, D)."""
-
-    log_weights: Tensor
-    means: Tensor
-    variances: Tensor
-    basis: Tensor
-
-    def scores(self, turned: Tensor) -> Tensor:
-        """log w_k N(z; m_k, C_k) of images along the axes, (n, D) -> (n, K) nats."""
-        # About the mean of all components, so that squares of a bright offset do not cancel.
-        offset = self.means.mean(0)
-        values, means = turned - offset, self.means - offset
-        precision = 1.0 / self.variances
-        squared = values.square() @ precision.mT - 2.0 * values @ (means * precision).mT
-        constant = (means.square() * precision + self.variances.log()).sum(1) + turned.shape[1] * _LOG_2PI
-        return self.log_weights - 0.5 * (squared + constant)
-
-    def log_prob(self, flat: Tensor) -> Tensor:
-        """log q of each image, (n, D) -> (n,) nats."""
-        return self.scores(flat @ self.basis).logsumexp(1)
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class GaussianMixtureDensity(Density):
-    """q(z) = sum_k w_k N(z; m_k, U diag(v_k) U'): free means and variances on principal axes U that all share.
+    """q(z) = sum_k w_k N(z; m_k, U diag(v_k) U'): free means and variances on axes U that all components share.
 
     `GaussianMixtureDensity().fit(measured)` is the fitted density. One component is the full Gaussian; several follow
-    images that differ in brightness and contrast. Number of components, their start and two shrinkage weights are
-    the best on a fifth of the images kept from the trials. Covariances whose axes differ are met only approximately.
+    images that differ in brightness and contrast. Axes (principal ones, or cosines, along which variances are drawn to
+    smooth ones), number of components, their start and shrinkage are the best on a fifth of the images kept from the
+    trials; a fitted density's own `fit` keeps them. Covariances whose axes differ are met only approximately.
     `held_out_bias_nats` is NaN: shrinkage and selection leave no parameter count to state it by.
 
     Reference: Flury 1984, doi:10.1080/01621459.1984.10477108 (common principal components).
@@ -68,6 +46,7 @@ class GaussianMixtureDensity(Density):
     means: Tensor | None = field(default=None, repr=False)
     variances: Tensor | None = field(default=None, repr=False)
     basis: Tensor | None = field(default=None, repr=False)
+    settings: tuple[int, bool, bool, float, float] | None = None
     n_samples: int = 0
     held_out_bias_nats: float = math.nan
     converged: bool = False
@@ -86,16 +65,23 @@ class GaussianMixtureDensity(Density):
         # A power of two, so that the unit of the images changes no digit of the fit.
         unit = 2.0 ** round(0.5 * math.log2(float(total)))
         flat = flat / unit
-        held = torch.arange(len(flat), device=flat.device) % 5 == 4
-        fitting, validation = flat[~held], flat[held]
-        start, prior, white = self._chosen(fitting, validation)
-        # Posteriors of the chosen trial on all images are where the final fit starts.
-        share = start.scores(flat @ start.basis).softmax(1)
-        final = _started(flat, share)
-        mixture, converged = _fitted_mixture(final.turned, share, final.basis, prior, white, _FINAL_STEPS)
+        cosines = cosine_axes(images) if images.ndim > 2 and min(images.shape[-2:]) >= _LEAST_SIDE else None
+        settings = _chosen(flat, cosines) if self.settings is None else _Settings(*self.settings)
+        share = _start(flat, min(settings.n_components, len(flat)), settings.by_brightness)
+        axes = cosines if settings.cosines and cosines is not None else principal_axes(flat, share)
+        mixture, converged = fitted_mixture(
+            flat @ axes.basis, share, axes, settings.prior_images, settings.white_share, _FINAL_STEPS
+        )
         means = unit * (mixture.means @ mixture.basis.mT).reshape(-1, *images.shape[1:])
         return type(self)(
-            mixture.log_weights, means, unit**2 * mixture.variances, mixture.basis, len(flat), math.nan, converged
+            mixture.log_weights,
+            means,
+            unit**2 * mixture.variances,
+            mixture.basis,
+            tuple(settings),
+            len(flat),
+            math.nan,
+            converged,
         )
 
     def log_prob(self, measured: Tensor) -> Tensor:
@@ -113,116 +99,95 @@ class GaussianMixtureDensity(Density):
         turned = mixture.means[drawn] + mixture.variances[drawn].sqrt() * normal.to(edges.device)
         return (turned @ mixture.basis.mT).reshape(n, *shape)
 
-    def _fitted(self) -> tuple[_Mixture, torch.Size]:
+    def _fitted(self) -> tuple[Mixture, torch.Size]:
         if self.log_weights is None or self.means is None or self.variances is None or self.basis is None:
             raise RuntimeError(f"{type(self).__name__}: call fit first; it returns the fitted density")
         turned = self.means.flatten(1) @ self.basis
-        return _Mixture(self.log_weights, turned, self.variances, self.basis), self.means.shape[1:]
-
-    def _chosen(self, fitting: Tensor, validation: Tensor) -> tuple[_Mixture, float, float]:
-        """The best mixture on `validation`, with its prior images and white share, one choice after the other."""
-
-        def trial(start: _Start, prior: float, white: float) -> tuple[float, _Mixture]:
-            mixture, _ = _fitted_mixture(start.turned, start.share, start.basis, prior, white, _TRIAL_STEPS)
-            return float(mixture.scores(validation @ start.basis).logsumexp(1).mean()), mixture
-
-        prior, white = _PRIOR_IMAGES[1], 0.0
-        best_start = _started(fitting, fitting.new_ones(len(fitting), 1))
-        best, chosen = trial(best_start, prior, white)
-        for value in _WHITE_SHARES[1:]:
-            score, mixture = trial(best_start, prior, value)
-            if score > best:
-                best, chosen, white = score, mixture, value
-        for points in (_brightness_and_contrast(fitting), _principal(fitting)):
-            for count in _COUNTS[1:]:
-                if count * _IMAGES_PER_COMPONENT > len(fitting):
-                    break
-                label = _clustered(points, count)
-                start = _started(fitting, torch.nn.functional.one_hot(label, count).to(fitting.dtype))
-                score, mixture = trial(start, prior, white)
-                if score > best:
-                    best, chosen, best_start = score, mixture, start
-        if best_start.share.shape[1] > 1:
-            for candidate in (_PRIOR_IMAGES[0], _PRIOR_IMAGES[2]):
-                score, mixture = trial(best_start, candidate, white)
-                if score > best:
-                    best, chosen, prior = score, mixture, candidate
-            for value in _WHITE_SHARES:
-                score, mixture = trial(best_start, prior, value)
-                if score > best:
-                    best, chosen, white = score, mixture, value
-        return chosen, prior, white
+        return Mixture(self.log_weights, turned, self.variances, self.basis), self.means.shape[1:]
 
 
-class _Start(NamedTuple):
-    """Posteriors (n, K), their common axes (D, D) and the images along those, (n, D)."""
+class _Settings(NamedTuple):
+    """What a fit does not learn by its likelihood: how many components, from which start, on which axes, how shrunk."""
 
-    share: Tensor
-    basis: Tensor
-    turned: Tensor
-
-
-def _started(flat: Tensor, share: Tensor) -> _Start:
-    basis = _common_axes(flat, share)
-    return _Start(share, basis, flat @ basis)
+    n_components: int
+    by_brightness: bool
+    cosines: bool
+    prior_images: float
+    white_share: float
 
 
-def _fitted_mixture(
-    turned: Tensor, share: Tensor, basis: Tensor, prior: float, white: float, n_steps: int
-) -> tuple[_Mixture, bool]:
-    """Expectation maximisation from posteriors `share` (n, K), and whether its last step gained little."""
-    last, converged = -math.inf, False
-    mixture = _maximised(turned, share, basis, prior, white)
-    for _ in range(n_steps):
-        scores = mixture.scores(turned)
-        mean = float(scores.logsumexp(1).mean())
-        converged = abs(mean - last) < _TOLERANCE_NATS_PER_PIXEL * turned.shape[1]
-        if converged:
-            break
-        last = mean
-        mixture = _maximised(turned, scores.softmax(1), basis, prior, white)
-    return mixture, converged
+class _Trial(NamedTuple):
+    """Settings and their score on validation images, nats per image."""
+
+    score: float
+    settings: _Settings
 
 
-def _moments(values: Tensor, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Images per component (K,), means and variances (K, D), about the mean of all images for accuracy."""
-    offset = values.mean(0)
-    centred = values - offset
-    count = share.sum(0)
-    divisor = count.clamp_min(1e-9)[:, None]
-    means = share.mT @ centred / divisor
-    variances = (share.mT @ centred.square() / divisor - means.square()).clamp_min(0.0)
-    return count, means + offset, variances
+def _score(trial: _Trial) -> float:
+    return trial.score
 
 
-def _common_axes(flat: Tensor, share: Tensor) -> Tensor:
-    """Eigenvectors of the covariance within components, each scaled to the same mean variance: (D, D)."""
-    count, means, variances = _moments(flat, share)
-    scale = variances.mean(1)
-    # A component of a single image has no variance of its own to be scaled by.
-    scale = scale.clamp_min(1e-3 * float((scale * count).sum() / count.sum()) + 1e-300)
-    offset = flat.mean(0)
-    centred, means = flat - offset, means - offset
-    weight = (share / scale).sum(1)
-    within = (centred * weight[:, None]).mT @ centred - (means * (count / scale)[:, None]).mT @ means
-    basis: Tensor = torch.linalg.eigh(0.5 * (within + within.mT) / len(flat))[1]
-    return basis
+def _start(flat: Tensor, count: int, by_brightness: bool) -> Tensor:
+    """Posteriors (n, K) to start from: clusters of images alike in brightness and contrast, or in all they show."""
+    if count == 1:
+        return flat.new_ones(len(flat), 1)
+    points = _brightness_and_contrast(flat) if by_brightness else _principal(flat)
+    return torch.nn.functional.one_hot(_clustered(points, count), count).to(flat.dtype)
 
 
-def _maximised(turned: Tensor, share: Tensor, basis: Tensor, prior: float, white: float) -> _Mixture:
-    """Weights, means and shrunk variances for the posteriors `share`, (n, K)."""
-    count, means, variances = _moments(turned, share)
-    pooled = (count[:, None] * variances).sum(0) / count.sum()
-    level = pooled.mean().clamp_min(1e-300)
-    # The pooled shape at the component's own contrast, itself drawn to the pooled one.
-    own = (count * variances.mean(1) + level) / (count + 1.0)
-    variances = (count[:, None] * variances + prior * own[:, None] * pooled / level) / (count[:, None] + prior)
-    variances = (1.0 - white) * variances + white * variances.mean(1, keepdim=True)
-    variances = variances.clamp_min(_VARIANCE_FLOOR * float(level))
-    # A component that no image took keeps a share, and its mean is that of all.
-    means = torch.where(count[:, None] > 1e-6, means, turned.mean(0))
-    weights = (count + 0.5) / (count + 0.5).sum()
-    return _Mixture(weights.log(), means, variances, basis)
+def _chosen(flat: Tensor, cosines: Axes | None) -> _Settings:
+    """The best settings on a fifth of the images that trials do not see, one choice after the other."""
+    held = torch.arange(len(flat), device=flat.device) % 5 == 4
+    fitting, validation = flat[~held][:_MOST_TRIAL_IMAGES], flat[held][:_MOST_VALIDATION_IMAGES]
+    best: _Trial | None = None
+    for axes in (None,) if cosines is None else (None, cosines):
+        found = _best_on(axes, fitting, validation)
+        best = found if best is None else max(best, found, key=_score)
+    assert best is not None
+    return best.settings
+
+
+def _best_on(axes: Axes | None, fitting: Tensor, validation: Tensor) -> _Trial:
+    """The best settings on these axes, or on the principal ones of each start for None."""
+    search = _Search(fitting, validation, axes)
+    priors = _PRIOR_POOLED if axes is None else _PRIOR_SMOOTH
+    one = _Settings(1, True, axes is not None, priors[1], 0.0)
+    found = max((search.trial(one._replace(white_share=white)) for white in _WHITE_SHARES), key=_score)
+    for by_brightness in (True, False):
+        for count in _COUNTS[1:]:
+            if count * _IMAGES_PER_COMPONENT > len(fitting):
+                break
+            trial = search.trial(found.settings._replace(n_components=count, by_brightness=by_brightness))
+            if trial.score <= found.score and count > found.settings.n_components:
+                break
+            found = max(found, trial, key=_score)
+    if found.settings.n_components > 1:
+        others = [prior for prior in priors if prior != found.settings.prior_images]
+        trials = [search.trial(found.settings._replace(prior_images=prior)) for prior in others]
+        found = max(found, *trials, key=_score)
+        whites = [white for white in _WHITE_SHARES if white != found.settings.white_share]
+        trials = [search.trial(found.settings._replace(white_share=white)) for white in whites]
+        found = max(found, *trials, key=_score)
+    return found
+
+
+class _Search:
+    """Short fits whose start and images along the axes are made once for each number of components."""
+
+    def __init__(self, fitting: Tensor, validation: Tensor, axes: Axes | None) -> None:
+        self._fitting, self._validation, self._axes = fitting, validation, axes
+        self._made: tuple[tuple[int, bool], Tensor, Axes, Tensor, Tensor] | None = None
+
+    def trial(self, settings: _Settings) -> _Trial:
+        """The settings' score."""
+        key = (settings.n_components, settings.by_brightness)
+        if self._made is None or self._made[0] != key:
+            share = _start(self._fitting, *key)
+            axes = principal_axes(self._fitting, share) if self._axes is None else self._axes
+            self._made = key, share, axes, self._fitting @ axes.basis, self._validation @ axes.basis
+        _, share, axes, fitting, validation = self._made
+        mixture, _ = fitted_mixture(fitting, share, axes, settings.prior_images, settings.white_share, _TRIAL_STEPS)
+        return _Trial(float(mixture.scores(validation).logsumexp(1).mean()), settings)
 
 
 def _brightness_and_contrast(flat: Tensor) -> Tensor:

@@ -9,7 +9,13 @@ from typing import ClassVar, Self, final
 import torch
 from torch import Tensor
 
-from bitlens.densities._channel_mixture import electrons, likeliest_log_weights, mean_level, noise_variance
+from bitlens.densities._channel_mixture import (
+    electrons,
+    likeliest_log_weights,
+    mean_level,
+    noise_variance,
+    shrunk_to_constant,
+)
 from bitlens.densities.base import Density, as_images
 from bitlens.noise import NoiseModel
 
@@ -54,14 +60,15 @@ class IndependentPixelsDensity(Density):
         signal = electrons(self.noise, images)
         means = signal.mean(0)
         level = mean_level(means)
-        means = _shrunk(means, signal).clamp_min(_DARK * level)
+        means, kept = shrunk_to_constant(means, signal.var(0) / len(signal))
+        means = means.clamp_min(_DARK * level)
         levels = _levels(self.noise, signal, means, level)
         rows = images[:: max(1, len(images) * means.numel() // _MOST_VALUES)]
         scores = self._scores(rows, means, levels).movedim(1, -1).reshape(-1, len(levels))
         start = torch.full_like(levels, 1.0 / len(levels)).log()
         weights = likeliest_log_weights(scores, start.to(scores), _EM_STEPS).exp().to(torch.float64)
         weights = (1.0 - _BROAD_WEIGHT) * weights + _BROAD_WEIGHT / len(weights)
-        bias = means.numel() / (2.0 * len(images))
+        bias = (1.0 + kept * (means.numel() - 1)) / (2.0 * len(images))
         return type(self)(self.noise, means, levels, weights.log(), len(images), bias, True)
 
     @torch.no_grad()
@@ -92,14 +99,6 @@ class IndependentPixelsDensity(Density):
         if self.pixel_means is None or self.levels is None or self.log_weights is None:
             raise RuntimeError(f"{type(self).__name__}: call fit first; it returns the fitted density")
         return self.pixel_means, self.levels, self.log_weights
-
-
-def _shrunk(means: Tensor, signal: Tensor) -> Tensor:
-    """Pixel means drawn to their common mean as far as their scatter is that of sampling (James and Stein 1961)."""
-    scatter = float((means - means.mean()).square().sum())
-    sampling = float((signal.var(0) / len(signal)).mean()) * (means.numel() - 3)
-    kept = 1.0 - sampling / scatter if scatter > sampling > 0.0 else 0.0
-    return means.mean() + kept * (means - means.mean())
 
 
 def _levels(noise: NoiseModel, signal: Tensor, means: Tensor, level: float) -> Tensor:
