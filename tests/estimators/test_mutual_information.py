@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.util
 import math
 import sys
-from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -14,15 +12,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from scipy import integrate, special, stats
-from torch import Tensor
+from scipy import special, stats
 
 from bitlens import InformationEstimate, __version__
 from bitlens.estimators import _critic_training
-from bitlens.estimators._critic_inputs import fit_input_map
-from bitlens.estimators._critic_models import JointCritics, JointScores, SeparableCritic, SeparableScores
-from bitlens.estimators._critic_models import fit_gaussian_ratio as fit_ratio
-from bitlens.estimators._critic_values import METHODS, OF_MAPS, Setting, ceiling, held_out, held_out_value
+from bitlens.estimators._critic_values import METHODS, held_out
 from bitlens.estimators._inputs import make_groups
 from bitlens.estimators.mutual_information import _held_back, _layers, estimate_mutual_information
 
@@ -54,232 +48,6 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_critic_training, "MOST_STEPS", 40)
     monkeypatch.setattr(_critic_training, "_MOST_STEPS_OF_SUMMARIES", 20)
     monkeypatch.setattr(_critic_training, "BATCH", 128)
-
-
-# ---- The truths ----
-
-
-def test_truths_of_gaussian_and_student_are_means_of_log_ratios(known: ModuleType) -> None:
-    covariance = known.paired(2, 0.8, 0.3)
-    assert known.gaussian_nats(covariance, 2) == pytest.approx(-0.5 * math.log(0.36 * 0.91))
-    for freedom in (1.0, 3.0):
-        x, z = known.student(covariance, 2, freedom).sample(200_000, np.random.default_rng(0))
-        log_ratio = (
-            stats.multivariate_t(shape=covariance, df=freedom).logpdf(np.concatenate([x, z], 1))
-            - stats.multivariate_t(shape=np.eye(2), df=freedom).logpdf(x)
-            - stats.multivariate_t(shape=np.eye(2), df=freedom).logpdf(z)
-        )
-        error = log_ratio.std() / math.sqrt(len(x))
-        assert abs(log_ratio.mean() - known.student_nats(covariance, 2, freedom)) < 4 * error
-
-
-@pytest.mark.parametrize("half_width", [0.1, 0.5, 0.75])
-def test_truth_of_additive_uniform_is_the_entropy_of_the_sum(known: ModuleType, half_width: float) -> None:
-    def density(z: float) -> float:
-        return max(0.0, min(1.0, z + half_width) - max(0.0, z - half_width)) / (2 * half_width)
-
-    corners = sorted({-half_width, half_width, 1 - half_width, 1 + half_width})
-    entropy = sum(
-        integrate.quad(lambda z: float(special.entr(density(z))), low, high)[0] for low, high in pairwise(corners)
-    )
-    assert known.additive_uniform_nats(half_width) == pytest.approx(entropy - math.log(2 * half_width), abs=1e-9)
-
-
-def test_tasks_have_the_information_that_they_name(known: ModuleType) -> None:
-    tasks = known.tasks()
-    assert len(tasks) > 35
-    for nats in (5, 8):
-        assert tasks[f"{nats} nats 5x5"].truth_nats == pytest.approx(nats)
-    assert tasks["independent 20x20"].truth_nats == 0.0
-    for name, task in tasks.items():
-        x, z = task.sample(50, np.random.default_rng(0))
-        assert len(x) == len(z) == 50, name
-        assert np.isfinite(x).all(), name
-        assert np.isfinite(z).all(), name
-        assert task.truth_nats >= 0.0, name
-
-
-# ---- What critics see ----
-
-
-def test_ranks_do_not_see_increasing_maps_and_stand_in_the_order_of_the_samples() -> None:
-    random = np.random.default_rng(0)
-    training, other = random.standard_normal((400, 1)), random.standard_normal((50, 1))
-    plain = fit_input_map(torch.from_numpy(training), "rank")
-    cubed = fit_input_map(torch.from_numpy(np.sinh(3 * training)), "rank")
-    assert torch.equal(plain(torch.from_numpy(training)), cubed(torch.from_numpy(np.sinh(3 * training))))
-    mapped = plain(torch.from_numpy(training))[:, 0]
-    assert torch.equal(torch.argsort(mapped), torch.from_numpy(np.argsort(training[:, 0])))
-    expected = special.ndtri(np.arange(1, 401) / 401)
-    torch.testing.assert_close(mapped.sort().values, torch.from_numpy(expected).float())
-    inside = np.sort(other[np.abs(other) < np.abs(training).max()])
-    assert (np.diff(plain(torch.from_numpy(inside[:, None]))[:, 0].numpy()) > 0).all()
-    # Rows outside the training range are clamped to it: the map does not look at them.
-    assert float(plain(torch.tensor([[1e300]], dtype=torch.float64))[0, 0]) == pytest.approx(expected[-1], rel=1e-6)
-
-
-def test_maps_of_discrete_constant_and_heavy_tailed_coordinates_stay_finite() -> None:
-    random = np.random.default_rng(0)
-    values = np.stack([random.poisson(0.3, 300), np.full(300, 7.0), random.standard_cauchy(300) * 1e200], axis=1)
-    for preprocess in ("rank", "standardize"):
-        mapped = fit_input_map(torch.from_numpy(values), preprocess)(torch.from_numpy(values))
-        assert mapped.shape == (300, 4)
-        assert bool(torch.isfinite(mapped).all())
-        assert float(mapped.abs().max()) < 10
-        zeros = values[:, 0] == 0
-        assert len(mapped[torch.from_numpy(zeros), 0].unique()) == 1
-        assert float(mapped[:, 1].abs().max()) == pytest.approx(0.0, abs=1e-6)
-
-
-def test_common_size_is_the_last_column() -> None:
-    random = np.random.default_rng(0)
-    size = np.exp(3 * random.standard_normal(2000))
-    values = random.standard_normal((2000, 30)) * size[:, None]
-    mapped = fit_input_map(torch.from_numpy(values), "auto")(torch.from_numpy(values))
-    assert stats.spearmanr(mapped[:, -1].numpy(), size).statistic > 0.99
-
-
-# ---- The Gaussian log ratio ----
-
-
-def test_critic_starts_at_the_gaussian_log_ratio(known: ModuleType) -> None:
-    covariance = known.dense(3)
-    x, z = (
-        torch.from_numpy(part).float()
-        for part in known.gaussian(covariance, 3).sample(50_000, np.random.default_rng(1))
-    )
-    critic = SeparableCritic(
-        2, fit_ratio(x, z), (3, 3), (3, 3), hidden=8, features=4, generator=generator(), with_row_shift=False
-    )
-    assert len(critic.correlation) == 1
-    assert float(critic.correlation[0]) == pytest.approx(3 / 4, abs=0.01)
-    found = critic.mean(x[:40], z[:40]).scores().positive.detach().numpy()
-    both = np.concatenate([x[:40], z[:40]], axis=1)
-    true = (
-        stats.multivariate_normal(np.zeros(6), covariance).logpdf(both)
-        - stats.multivariate_normal(np.zeros(3), covariance[:3, :3]).logpdf(both[:, :3])
-        - stats.multivariate_normal(np.zeros(3), covariance[:3, :3]).logpdf(both[:, 3:])
-    )
-    np.testing.assert_allclose(found, true, atol=0.08)
-
-
-def test_correlations_are_freed_of_what_many_coordinates_add() -> None:
-    random = np.random.default_rng(0)
-    x = torch.from_numpy(random.standard_normal((1000, 40)))
-    z = torch.from_numpy(random.standard_normal((1000, 40)))
-    # The largest sample correlation of independent samples is near 2 sqrt(0.04 0.96) = 0.39 here.
-    centred = [torch.linalg.qr(side - side.mean(0)).Q for side in (x, z)]
-    assert float(torch.linalg.svdvals(centred[0].mT @ centred[1])[0]) > 0.33
-    independent = fit_ratio(x, z).correlation
-    assert float(independent.square().sum()) < 0.1
-    z[:, 0] = 0.8 * x[:, 0] + 0.6 * z[:, 0]
-    # Sampling deviation of a correlation of 0.8 from 1000 pairs: 0.0114.
-    assert float(fit_ratio(x, z).correlation[0]) == pytest.approx(0.8, abs=0.04)
-
-
-# ---- Held-out values ----
-
-
-def separable_scores(n: int, seed: int = 0) -> SeparableScores:
-    random = np.random.default_rng(seed)
-    x = random.standard_normal((n, 3))
-    z = x + 0.7 * random.standard_normal((n, 3))
-    parts = (1.2 * x, z, -0.6 * np.square(x).sum(1), -0.6 * np.square(z).sum(1) + 0.3)
-    return SeparableScores(*map(torch.from_numpy, parts), row_shift=torch.from_numpy(0.2 * random.standard_normal(n)))
-
-
-def joint_scores(n: int, seed: int = 0) -> JointScores:
-    random = np.random.default_rng(seed)
-    x = random.standard_normal((n, 4))
-    z = -x + 0.5 * random.standard_normal((n, 4))
-    parts = (x, z, random.standard_normal((5, 4)), random.standard_normal(5), -random.random(5), np.asarray(0.4))
-    return JointScores(*map(torch.from_numpy, parts), row_shift=torch.from_numpy(0.2 * random.standard_normal(n)))
-
-
-def full_matrix(scorer: SeparableScores | JointScores) -> Tensor:
-    if isinstance(scorer, SeparableScores):
-        return scorer.query @ scorer.key.mT + scorer.query_bias[:, None] + scorer.key_bias
-    first = torch.relu(scorer.query_hidden[:, None] + scorer.key_hidden)
-    second = torch.relu(first @ scorer.hidden_weight.mT + scorer.hidden_bias)
-    return second @ scorer.output_weight + scorer.output_bias
-
-
-@pytest.mark.parametrize("make", [separable_scores, joint_scores])
-def test_values_are_those_of_the_full_matrix(make: Callable[[int], SeparableScores | JointScores]) -> None:
-    n = 40
-    scorer, setting = make(n), Setting(0.37, 0.05)
-    scores = full_matrix(scorer)
-    own, outside = scores.diagonal(), ~torch.eye(n, dtype=torch.bool)
-    mean_of_rows = scores.exp().masked_fill(~outside, 0.0).sum(1) / (n - 1)
-    normalised = math.exp(-setting.log_normaliser)
-    nwj = float(1 + own.mean() - setting.log_normaliser - normalised * mean_of_rows.mean())
-    assert scorer.row_shift is not None
-    u = setting.log_normaliser + scorer.row_shift - own
-    expected = {
-        "infonce": float((own - scores.logsumexp(1)).mean() + math.log(n)),
-        "nwj": nwj,
-        "donsker_varadhan": nwj,
-        "jensen_shannon": nwj,
-        "flo": float(1 - (u + torch.exp(-u - own) * mean_of_rows).mean()),
-    }
-    if isinstance(scorer, SeparableScores):
-        clipped = scores.clamp(-5, 5).exp()[outside].mean()
-        expected["smile"] = float(own.mean() - torch.log(clipped))
-    for method, value in expected.items():
-        assert held_out_value(method, scorer, setting) == pytest.approx(value, abs=1e-9), method
-        assert held_out(method, scorer, setting).value == pytest.approx(value, abs=1e-9), method
-    alpha, normaliser = setting.alpha, math.exp(setting.log_normaliser)
-    mean_with_own = (own.exp() + (n - 2) * mean_of_rows) / (n - 1)
-    mixed = [alpha * mean + (1 - alpha) * normaliser for mean in (mean_with_own, mean_of_rows)]
-    between = float(1 + (own - mixed[0].log()).mean() - (mean_of_rows / mixed[1]).mean())
-    assert held_out_value("interpolated", scorer, setting) == pytest.approx(between, abs=1e-9)
-    assert held_out_value("interpolated", scorer, Setting(0.37, 1e-9)) == pytest.approx(nwj, abs=1e-5)
-
-
-@pytest.mark.parametrize("make", [separable_scores, joint_scores])
-@pytest.mark.parametrize("method", METHODS)
-def test_influence_is_what_the_value_loses_without_a_pair(
-    method: str, make: Callable[[int], SeparableScores | JointScores]
-) -> None:
-    if make is joint_scores and method in OF_MAPS:
-        return
-    n = 240
-    scorer, setting = make(n), Setting(0.1, 0.1)
-    held = held_out(method, scorer, setting)
-    rows = torch.arange(n)
-    without = [held_out_value(method, scorer.take(rows[rows != row]), setting) for row in range(n)]
-    if method == "infonce":  # its log K changes with the number of pairs
-        without = [value - math.log((n - 1) / n) for value in without]
-    jackknife = (n - 1) * (np.mean(without) - np.asarray(without))
-    assert float(held.influence.mean()) == pytest.approx(0.0, abs=1e-12)
-    np.testing.assert_allclose(held.influence.numpy(), jackknife, rtol=0.05, atol=0.05 * jackknife.std())
-
-
-def test_ceilings() -> None:
-    assert ceiling("infonce", 100, Setting(0.0, 0.1)) == pytest.approx(math.log(100))
-    assert ceiling("interpolated", 101, Setting(0.0, 0.01)) == pytest.approx(math.log(100 / 0.01) + 1)
-    for method in ("nwj", "flo", "smile", "donsker_varadhan", "jensen_shannon"):
-        assert ceiling(method, 100, Setting(0.0, 0.1)) is None
-
-
-def test_mean_critic_scores_are_means_of_scores() -> None:
-    x, z = torch.randn(20, 3, generator=generator(1)), torch.randn(20, 2, generator=generator(2))
-    critics = (
-        SeparableCritic(
-            3, fit_ratio(x, z), (3, 2), (3, 2), hidden=8, features=4, generator=generator(), with_row_shift=True
-        ),
-        JointCritics(3, 3, 2, hidden=8, generator=generator(), with_row_shift=True),
-    )
-    for critic in critics:
-        with torch.no_grad():
-            for parameter in critic.parameters():
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator(3)))
-            each = torch.stack([full_matrix(member) for member in critic.members(x, z)])
-            torch.testing.assert_close(full_matrix(critic.mean(x, z)), each.mean(0), rtol=0, atol=1e-6)
-        assert float(each.std(0).min()) > 0
-    with torch.no_grad():
-        scores, _ = critics[1].train_scores(x.expand(3, 20, 3), z.expand(3, 20, 2))
-        torch.testing.assert_close(scores.row_logsumexp.double(), each.logsumexp(2), rtol=0, atol=1e-5)
 
 
 # ---- Groups ----

@@ -39,6 +39,7 @@ FIELDS = [
     "backend",
     "converged",
     "warnings",
+    "stderr_parts_bits",
 ]
 
 

@@ -42,13 +42,15 @@ class Mixture(NamedTuple):
 
 
 class Axes(NamedTuple):
-    """Orthonormal columns (D, D), and the averaging over neighbouring ones (D, D) that their variances vary slowly by.
+    """Orthonormal columns (D, D), the averaging over neighbouring ones (D, D) along which variances vary slowly, and
+    which of them carry the level of a channel (D,).
 
-    `smoothing` is None where the order of the axes says nothing.
+    The last two are None where the order of the axes says nothing.
     """
 
     basis: Tensor
     smoothing: Tensor | None
+    levels: Tensor | None
 
 
 def cosine_axes(images: Tensor) -> Axes:
@@ -68,9 +70,11 @@ def cosine_axes(images: Tensor) -> Axes:
         values = images.reshape(len(images), channels, -1)
         values = values - values.mean(0)
         between = torch.einsum("ncp,ndp->cd", values, values)
-        basis = torch.kron(torch.linalg.eigh(between)[1], basis)
+        basis = torch.kron(torch.linalg.eigh(between)[1].contiguous(), basis)
         smoothing = torch.block_diag(*[smoothing] * channels)
-    return Axes(basis, smoothing)
+    levels = torch.zeros(len(basis), dtype=torch.bool, device=images.device)
+    levels[:: rows * columns] = True
+    return Axes(basis, smoothing, levels)
 
 
 def principal_axes(flat: Tensor, share: Tensor) -> Axes:
@@ -83,7 +87,7 @@ def principal_axes(flat: Tensor, share: Tensor) -> Axes:
     centred, means = flat - offset, means - offset
     weight = (share / scale).sum(1)
     within = (centred * weight[:, None]).mT @ centred - (means * (count / scale)[:, None]).mT @ means
-    return Axes(torch.linalg.eigh(0.5 * (within + within.mT) / len(flat))[1], None)
+    return Axes(torch.linalg.eigh(0.5 * (within + within.mT) / len(flat))[1], None, None)
 
 
 def fitted_mixture(
@@ -129,7 +133,24 @@ def _maximised(turned: Tensor, share: Tensor, axes: Axes, prior: float, white: f
     variances = (count[:, None] * variances + prior * target) / (count[:, None] + prior)
     variances = (1.0 - white) * variances + white * variances.mean(1, keepdim=True)
     variances = variances.clamp_min(_VARIANCE_FLOOR * float(level))
+    if axes.levels is not None:
+        means, moved = _shrunk_means(count, means, variances, axes.levels)
+        variances = variances + moved
     # A component that no image took keeps a share, and its mean is that of all.
     means = torch.where(count[:, None] > 1e-6, means, turned.mean(0))
     weights = (count + 0.5) / (count + 0.5).sum()
     return Mixture(weights.log(), means, variances, axes.basis)
+
+
+def _shrunk_means(count: Tensor, means: Tensor, variances: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+    """Means (K, D) drawn to the common one, levels aside, as far as chance explains them; squared distances moved.
+
+    Reference: James and Stein 1961, Proc. Fourth Berkeley Symp. 1, 361, for each component.
+    """
+    common = (count[:, None] * means).sum(0) / count.sum()
+    deviation = torch.where(levels, 0.0, means - common)
+    scatter = (count[:, None] * deviation.square() / variances).sum(1)
+    degrees = float((~levels).sum()) - 2.0
+    kept = (1.0 - degrees / scatter.clamp_min(1e-300)).clamp(0.0, 1.0)[:, None]
+    moved = (1.0 - kept) * deviation
+    return means - moved, moved.square()

@@ -78,7 +78,7 @@ class GaussianMixtureDensity(Density):
             means,
             unit**2 * mixture.variances,
             mixture.basis,
-            tuple(settings),
+            (*settings,),
             len(flat),
             math.nan,
             converged,

@@ -11,9 +11,12 @@ from torch import Tensor
 from bitlens.estimators import _density, _known_channel
 from bitlens.estimators._density import DensityRows
 from bitlens.estimators._inputs import Groups
+from bitlens.estimators._interpolated import best_lower, scenes_of_own_fold
 from bitlens.estimators._known_channel import KnownChannel, LowerBound, Terms
+from bitlens.estimators._refits import TrainingError
 from bitlens.noise import NoiseModel, conditional_entropy_per_sample
 
+KNOWN_CHANNEL = "known channel"
 # Share of its ceiling above which a lower bound is held back by the ceiling rather than by the channel.
 _CEILING_SHARE = 0.7
 # Mean of log p(measured | mean) + entropy, in nats per pixel and in standard errors, above which they do not fit.
@@ -30,7 +33,11 @@ _WEIGHTS = torch.cat(
 
 
 class Found(NamedTuple):
-    """An estimate in nats per image; the mean of `influence` is `nats`, its spread the statistical error."""
+    """An estimate in nats per image; the mean of `influence` is `nats`, its spread the statistical error.
+
+    `training` adds to that error what the spread does not show; `entropy` and `conditional` (n,) are the rows of
+    -log q(z) and h(z|y) where the estimate is their difference.
+    """
 
     nats: float
     influence: Tensor
@@ -41,6 +48,10 @@ class Found(NamedTuple):
     ceiling: float | None = None
     converged: bool = True
     warnings: tuple[str, ...] = ()
+    training: TrainingError | None = None
+    entropy: Tensor | None = None
+    conditional: Tensor | None = None
+    lower_density: str = ""
 
 
 class _Upper(NamedTuple):
@@ -76,19 +87,30 @@ def estimate(
     conditional = conditional_entropy_per_sample(noise, measured, mean)
     if mean is None:
         assert density is not None
-        return _from_density(density, -density.log_prob - conditional)
+        return _from_density(density, -density.log_prob - conditional, conditional)
     log_likelihood = _log_likelihood(noise, measured, mean)
     if not bool(torch.isfinite(log_likelihood).all()):
         raise ValueError("mean: need noiseless images under which `measured` is possible, got probability 0")
     misfit = _misfit_notes(log_likelihood + conditional, measured[0].numel(), groups)
     if density is not None and method != "auto":
-        found = _from_density(density, _density_rows(density, log_likelihood, conditional, groups))
+        found = _from_density(density, _density_rows(density, log_likelihood, conditional, groups), conditional)
         return found._replace(warnings=(*misfit, *found.warnings))
     channel = _known_channel.known_channel(measured, mean, noise, groups)
     lower = None if channel is None else _known_channel.lower_bound(channel, groups)
+    name = KNOWN_CHANNEL
+    if lower is not None and density is not None and _at_ceiling(lower):
+        assert channel is not None
+        best = best_lower(channel, density, groups, scenes_of_own_fold(measured, mean, noise, groups))
+        lower, name = LowerBound(best.terms, best.ceiling), best.name
     upper = _best_upper(channel, density, log_likelihood, conditional, groups)
-    found = _from_bounds(channel, lower, upper, density, groups)
-    return found._replace(warnings=(*misfit, *found.warnings))
+    found = _from_bounds(channel, lower, name, upper, density, groups)
+    training = density.training if density is not None and upper is not None and upper.uses_density else None
+    return found._replace(
+        warnings=(*misfit, *found.warnings),
+        training=training,
+        conditional=conditional,
+        lower_density="" if name == KNOWN_CHANNEL or density is None else f"the {density.name} density",
+    )
 
 
 def _log_likelihood(noise: NoiseModel, measured: Tensor, mean: Tensor) -> Tensor:
@@ -128,10 +150,10 @@ def _fitted_density(
         # Counts plus U[0, 1) have a density whose cross-entropy bounds the discrete entropy of the counts.
         dither = torch.rand(measured.shape, generator=generator, dtype=measured.dtype, device=generator.device)
         dithered = measured + dither.to(measured.device)
-    return _density.cross_fit(measured, dithered, densities, groups, n_extrapolate)
+    return _density.cross_fit(measured, dithered, densities, groups, n_extrapolate, to_the_limit=method == "auto")
 
 
-def _from_density(density: DensityRows, rows: Tensor) -> Found:
+def _from_density(density: DensityRows, rows: Tensor, conditional: Tensor) -> Found:
     # Where nobody knows what the finite sample costs, the bound is all there is.
     known = bool(torch.isfinite(density.excess).all())
     corrected = rows - density.excess if known else rows
@@ -143,6 +165,9 @@ def _from_density(density: DensityRows, rows: Tensor) -> Found:
         upper=float(rows.mean()),
         converged=density.converged,
         warnings=density.warnings,
+        training=density.training,
+        entropy=corrected + conditional,
+        conditional=conditional,
     )
 
 
@@ -215,6 +240,7 @@ def _density_rows(density: DensityRows, log_likelihood: Tensor, conditional: Ten
 def _from_bounds(
     channel: KnownChannel | None,
     lower: LowerBound | None,
+    lower_name: str,
     upper: _Upper | None,
     density: DensityRows | None,
     groups: Groups,
@@ -237,13 +263,13 @@ def _from_bounds(
         )
     lower_nats = float(lower.terms.rows.mean())
     upper_nats = None if upper is None else float(upper.terms.rows.mean())
-    at_ceiling = lower_nats > _CEILING_SHARE * lower.ceiling
+    at_ceiling = _at_ceiling(lower)
     if at_ceiling:
-        note = _ceiling_note(lower_nats, lower.ceiling, groups)
+        note = _ceiling_note(lower_nats, lower.ceiling, lower_name, groups)
         if upper is not None and not uses_density:
             note += "; the leave-one-out upper bound is loose there too"
         warnings = (note, *warnings)
-    method = "lower: known channel" if upper is None else f"lower: known channel; upper: {upper.name}"
+    method = f"lower: {lower_name}" if upper is None else f"lower: {lower_name}; upper: {upper.name}"
     bound: Literal["two-sided", "upper", "lower"]
     if upper is None:
         bound, terms = "lower", lower.terms
@@ -266,8 +292,18 @@ def _from_bounds(
     )
 
 
-def _ceiling_note(lower: float, ceiling: float, groups: Groups) -> str:
+def _at_ceiling(lower: LowerBound) -> bool:
+    return float(lower.terms.rows.mean()) > _CEILING_SHARE * lower.ceiling
+
+
+def _ceiling_note(lower: float, ceiling: float, name: str, groups: Groups) -> str:
     scenes = "groups of scenes" if groups.given else "scenes"
+    if name != KNOWN_CHANNEL:
+        return (
+            f"the lower bound of {lower / math.log(2.0):.2f} bits stands near its ceiling of "
+            f"{ceiling / math.log(2.0):.2f} bits for {groups.count} independent {scenes}, so it does not say how far "
+            f"below the upper bound the truth lies"
+        )
     return (
         f"the lower bound of {lower / math.log(2.0):.2f} bits stands at its ceiling: with {groups.count} "
         f"independent {scenes} it cannot pass log2({groups.count}) = {ceiling / math.log(2.0):.2f} bits, so "

@@ -1,4 +1,8 @@
-"""Held-out values of a critic and what each pair adds to them: bounds of arXiv 1905.06922 and 2107.01131."""
+"""Held-out values of a critic and what each pair adds to them: arXiv 1905.06922, 2107.01131, and 1910.06222 (SMILE).
+
+All but SMILE are lower bounds in expectation, for any critic and setting that the pairs had no part in. The plug-in
+Donsker-Varadhan value is none, since the log of a mean over few pairs is too small, and is not among them.
+"""
 
 from __future__ import annotations
 

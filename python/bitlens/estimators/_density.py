@@ -23,6 +23,7 @@ from bitlens.densities import (
 )
 from bitlens.densities._channel_mixture import counts_photons, electrons, is_fast
 from bitlens.estimators._inputs import N_FOLDS, Groups
+from bitlens.estimators._refits import Refit, TrainingError, training_error
 from bitlens.noise import NoiseModel
 
 # A full covariance whose expected excess is above this many bits per pixel says little about truth.
@@ -37,8 +38,11 @@ _LN2 = math.log(2.0)
 _TRIAL_IMAGES, _TRIAL_VALIDATION = 1200, 400
 # Standard errors of the difference by which a density must lose that trial to be left out.
 _HOPELESS_SIGMAS = 4.0
+# Standard errors by which a density of unknown finite-sample cost must win the choice.
+_DOUBT_SIGMAS = 2.0
 # Images below which "auto" keeps to Gaussians.
 _LEAST_FOR_MIXTURES = 100
+_LEAST_FOR_GAUSSIAN_MIXTURE = 400
 # Images drawn from a density to see whether the data are typical of it; nats and standard errors beyond which not.
 _TYPICAL_DRAWS = 400
 _TYPICAL_NATS, _TYPICAL_NATS_PER_PIXEL, _TYPICAL_SIGMAS = 1.0, 0.02, 6.0
@@ -60,13 +64,17 @@ _OF_NOISE = ("scale_mixture", "independent_pixels", "scene_mixture", "shift_mixt
 
 
 class DensityRows(NamedTuple):
-    """For each sample log q(z) in nats and the expected finite-sample excess of -log q; notes on them."""
+    """For each sample log q(z) in nats and the expected finite-sample excess of -log q; notes on them.
+
+    `training` is what the draw of the training images does to their mean, where refits tell.
+    """
 
     log_prob: Tensor
     excess: Tensor
     name: str
     converged: bool
     warnings: tuple[str, ...]
+    training: TrainingError | None = None
 
 
 def candidates(method: str, measured: Tensor, noise: NoiseModel, n_training: int) -> dict[str, Density]:
@@ -115,6 +123,8 @@ def candidates(method: str, measured: Tensor, noise: NoiseModel, n_training: int
         chosen["stationary_gaussian"] = StationaryGaussianDensity()
     if method in ("auto", "gaussian") and enough:
         chosen["gaussian"] = GaussianDensity()
+    if method == "auto" and is_image and n_training >= _LEAST_FOR_GAUSSIAN_MIXTURE:
+        chosen["gaussian_mixture"] = GaussianMixtureDensity()
     auto = method == "auto" and fast and n_training >= _LEAST_FOR_MIXTURES
     lit = counts and auto and float(electrons(noise, measured).mean()) > 0.0
     if method == "scale_mixture" or lit:
@@ -130,31 +140,45 @@ def candidates(method: str, measured: Tensor, noise: NoiseModel, n_training: int
 
 
 def cross_fit(
-    measured: Tensor, dithered: Tensor, densities: dict[str, Density], groups: Groups, n_extrapolate: int = 0
+    measured: Tensor,
+    dithered: Tensor,
+    densities: dict[str, Density],
+    groups: Groups,
+    n_extrapolate: int = 0,
+    to_the_limit: bool = False,
 ) -> DensityRows:
     """Each fold scored by a density fitted on the others, chosen among `densities` on a fold inside those.
 
     `dithered` is what densities that do not take counts see. Densities that lose by far on a part of the images are
-    left out at once: the choice among the rest stays one of rows that are not reported.
+    left out at once: the choice among the rest stays one of rows that are not reported. `to_the_limit`: the excess of a
+    density that does not know its own is what refits to fewer images tell.
     """
     log_prob = measured.new_empty(measured.shape[0])
     excess = torch.zeros_like(log_prob)
     fourth, second = torch.zeros_like(log_prob), torch.zeros_like(log_prob)
     names: list[str] = []
     converged, typical = True, True
+    refits: list[Refit] = []
     densities = promising(measured, dithered, densities, groups)
     for fold in range(groups.n_folds):
         training, reported = groups.folds != fold, groups.folds == fold
-        name, start = select(measured, dithered, densities, groups, fold)
+        # With a choice to make, all folds have a fit to fewer images; a single density is fitted once more.
+        again = len(densities) > 1 or to_the_limit or fold == 0
+        name, start, fewer = select(measured, dithered, densities, groups, fold, again)
         images = measured if start.takes_counts else dithered
         density = start.fit(images[training])
         log_prob[reported] = density.log_prob(images[reported])
+        if fewer is not None:
+            change = log_prob[reported] - fewer.density.log_prob(images[reported])
+            refits.append(Refit(change, groups.labels[reported], int(training.sum()), fewer.n_images))
         if isinstance(density, GaussianDensity | StationaryGaussianDensity):
             power = density.whiten(images[reported]).square()
             second[reported], fourth[reported] = power.mean(1), power.square().mean(1)
         elif fold == 0:
             typical = _typical(density, log_prob[reported])
         excess[reported] = density.held_out_bias_nats
+        if to_the_limit and fewer is not None and math.isnan(density.held_out_bias_nats):
+            excess[reported] = refits[-1].to_the_limit * refits[-1].change
         if n_extrapolate:
             limit = _at_infinity(start, images, training, reported, groups, log_prob[reported], n_extrapolate)
             excess[reported] = limit - log_prob[reported]
@@ -170,7 +194,7 @@ def cross_fit(
             f"the images are not like those of the {name} density, the best at hand: the upper bound from it may lie "
             f"far above the truth",
         )
-    return DensityRows(log_prob, excess, name, converged, notes)
+    return DensityRows(log_prob, excess, name, converged, notes, training_error(refits, len(log_prob)))
 
 
 def _typical(density: Density, log_prob: Tensor) -> bool:
@@ -282,23 +306,56 @@ def _inner_split(groups: Groups, fold: int) -> tuple[Tensor, Tensor]:
     return training & ~validation, validation
 
 
+class Fewer(NamedTuple):
+    """A density fitted to a part of a fold's training images, and how many these were."""
+
+    density: Density
+    n_images: int
+
+
 def select(
-    measured: Tensor, dithered: Tensor, densities: dict[str, Density], groups: Groups, fold: int
-) -> tuple[str, Density]:
-    """The best density on a validation fold, seen neither by its fit nor among the samples it will report."""
-    if len(densities) == 1:
-        return next(iter(densities.items()))
+    measured: Tensor, dithered: Tensor, densities: dict[str, Density], groups: Groups, fold: int, fit: bool = False
+) -> tuple[str, Density, Fewer | None]:
+    """The best density on a validation fold, seen neither by its fit nor among the samples it will report.
+
+    Also its fit to the images that neither validate nor are reported: of a single density only if `fit`.
+    """
+    if len(densities) == 1 and not fit:
+        name, only = next(iter(densities.items()))
+        return name, only, None
     fitting, validation = _inner_split(groups, fold)
+    n_fitting = int(fitting.sum())
     fitted: dict[str, Density] = {}
-    score: dict[str, float] = {}
+    rows: dict[str, Tensor] = {}
     for name, density in densities.items():
-        if name == "gaussian" and int(fitting.sum()) < measured[0].numel() + 3:
+        if name == "gaussian" and n_fitting < measured[0].numel() + 3:
             continue
         images = measured if density.takes_counts else dithered
-        fitted[name] = density.fit(images[fitting])
-        score[name] = float(fitted[name].log_prob(images[validation]).mean())
-    best = max(score, key=score.__getitem__)
-    return best, fitted[best]
+        try:
+            fitted[name] = density.fit(images[fitting])
+        except ValueError:
+            # Too few for the only one: whether all images are, its own fit says.
+            if len(densities) > 1:
+                raise
+            continue
+        if len(densities) > 1:
+            rows[name] = fitted[name].log_prob(images[validation])
+    if not fitted:
+        name, only = next(iter(densities.items()))
+        return name, only, None
+    best = next(iter(fitted)) if len(densities) == 1 else _best(rows, fitted)
+    return best, fitted[best], Fewer(fitted[best], n_fitting)
+
+
+def _best(rows: dict[str, Tensor], fitted: dict[str, Density]) -> str:
+    """The highest mean of log q; a density that does not know its finite-sample cost must win beyond doubt."""
+    known = [name for name in rows if math.isfinite(fitted[name].held_out_bias_nats)]
+    best = max(known or rows, key=lambda name: float(rows[name].mean()))
+    for name in rows:
+        gain = rows[name] - rows[best]
+        if float(gain.mean()) > _DOUBT_SIGMAS * float(gain.std()) / math.sqrt(len(gain)):
+            best = name
+    return best
 
 
 def _notes(

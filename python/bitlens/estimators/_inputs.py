@@ -99,3 +99,16 @@ def make_groups(
         heapq.heappush(heap, (filled + int(sizes[group]), fold))
     folds = fold_of_group[codes].to(measured.device)
     return Groups(codes.to(measured.device), count, folds, n_folds, labels is not None)
+
+
+def independent_scenes(labels: Tensor) -> int:
+    """For how many independent scenes those outside a group count, at least, whichever the group: others / largest.
+
+    A mean over samples is one over K groups drawn without repetition, and a member of each, while no group has more
+    than one K-th of the samples; K equal groups of other scenes count as K.
+    """
+    sizes = torch.sort(torch.unique(labels, return_counts=True)[1], descending=True).values
+    if len(sizes) < 2:
+        return 0
+    total, first, second = int(sizes.sum()), int(sizes[0]), int(sizes[1])
+    return min((total - first) // second, (total - second) // first)

@@ -14,9 +14,10 @@ from torch import Tensor
 from bitlens import __version__
 from bitlens.estimators import _density
 from bitlens.estimators._bounds import Found, estimate
+from bitlens.estimators._guards import certificate_warnings, noise_warnings, scene_set_warnings
 from bitlens.estimators._inputs import Groups, check_samples, images, make_groups
 from bitlens.estimators._seeds import take_seed
-from bitlens.estimators.result import InformationEstimate
+from bitlens.estimators.result import InformationEstimate, StandardErrorParts
 from bitlens.kernels import _backend
 from bitlens.kernels.infonce_scores.op import IMPLEMENTED
 from bitlens.noise import NoiseModel
@@ -45,6 +46,7 @@ def judge(
     mean: Tensor | NDArray[Any] | None,
     method: str = "auto",
     groups: Sequence[object] | NDArray[Any] | Tensor | None = None,
+    repeats: Tensor | NDArray[Any] | None = None,
     confidence: float = 0.95,
     n_extrapolate: int = 0,
     generator: torch.Generator | None = None,
@@ -70,12 +72,29 @@ def judge(
         partition = make_groups(groups, measured_images, draws)
         found = estimate(measured_images, mean_images, noise, method, partition, draws, n_extrapolate)
         stderr = partition.standard_error(found.influence) * _TO_BITS
+        if found.training is not None:
+            stderr = math.hypot(stderr, found.training.beyond_rows * _TO_BITS)
+        parts = _parts(found, partition)
     notes = list(found.warnings)
     if partition.count < MINIMUM_GROUPS:
         what = "groups" if partition.given else "images"
         notes.insert(0, f"{partition.count} {what} are few: the standard error needs at least {MINIMUM_GROUPS}")
     notes = [*_impossible(found, stderr / _TO_BITS), *_at_limit(measured_images, noise, found), *notes]
     bits = found.nats * _TO_BITS
+    if repeats is not None:
+        notes = [*noise_warnings(noise, images("repeats", repeats), measured_images.shape[1:]), *notes]
+    notes += scene_set_warnings(measured_images, mean_images, noise, partition, bits=bits, stderr_bits=stderr)
+    if found.conditional is not None:
+        notes += certificate_warnings(
+            measured_images,
+            found.conditional,
+            noise.discrete,
+            partition,
+            bits=bits,
+            stderr_bits=stderr,
+            lower_bits=None if found.lower is None else found.lower * _TO_BITS,
+            lower_name=found.lower_density,
+        )
     half = float(stats.t.ppf(0.5 + 0.5 * confidence, partition.count - 1)) * stderr
     result = InformationEstimate(
         bits=bits,
@@ -93,8 +112,19 @@ def judge(
         backend=backend,
         converged=found.converged,
         warnings=tuple(notes),
+        stderr_parts_bits=parts,
     )
     return Judged(result, found.influence * _TO_BITS, partition)
+
+
+def _parts(found: Found, partition: Groups) -> StandardErrorParts:
+    entropy = found.influence if found.entropy is None else found.entropy
+    conditional = found.conditional
+    return StandardErrorParts(
+        test_sampling_bits=partition.standard_error(entropy) * _TO_BITS,
+        conditional_entropy_bits=None if conditional is None else partition.standard_error(conditional) * _TO_BITS,
+        training_bits=None if found.training is None else found.training.stderr * _TO_BITS,
+    )
 
 
 def stderr_of_difference_bits(before: Judged, after: Judged) -> float:

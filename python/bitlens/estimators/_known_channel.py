@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bitlens import ops
-from bitlens.estimators._inputs import Groups
+from bitlens.estimators._inputs import Groups, independent_scenes
 from bitlens.noise import NoiseModel, ScoreFeatures
 from bitlens.noise._abilities import HasFeatures, HasPairs, HasScoresOutside
 from bitlens.noise._pairs import log_prob_pairs
@@ -246,14 +246,15 @@ class LowerBound(NamedTuple):
 
 
 def lower_bound(channel: KnownChannel, groups: Groups) -> LowerBound:
-    """a_i - log((exp a_i + (G - 1) exp m_i) / G), m_i the log marginal outside the group: at most log G.
+    """a_i - log((exp a_i + (K - 1) exp m_i) / K), m_i the log marginal outside the group: at most log K.
 
-    Noiseless images of one of the G groups may depend on each other, so a group counts as one of the K
-    independent scenes of InfoNCE; averaging over its members inside the logarithm only lowers the bound
-    (Jensen).
+    Noiseless images of one group may depend on each other: a group counts as one of the K independent scenes of
+    InfoNCE, and fewer where a large one outweighs the others; averaging over its members inside the logarithm only
+    lowers the bound (Jensen).
     """
-    others = channel.log_marginal + math.log(groups.count - 1)
+    count = independent_scenes(groups.labels) + 1
+    others = channel.log_marginal + math.log(count - 1)
     total = torch.logaddexp(channel.positive, others)
-    rows = channel.positive - total + math.log(groups.count)
+    rows = channel.positive - total + math.log(count)
     own = rows + 1.0 - torch.exp(channel.positive - total)
-    return LowerBound(Terms(rows, own, torch.exp(others - total)), math.log(groups.count))
+    return LowerBound(Terms(rows, own, torch.exp(others - total)), math.log(count))

@@ -21,6 +21,7 @@ def estimate_information(
     mean: Tensor | NDArray[Any] | None = None,
     method: str = "auto",
     groups: Sequence[object] | NDArray[Any] | Tensor | None = None,
+    repeats: Tensor | NDArray[Any] | None = None,
     confidence: float = 0.95,
     n_extrapolate: int = 0,
     generator: torch.Generator | None = None,
@@ -31,9 +32,11 @@ def estimate_information(
         measured: images (n, ...), n >= 10, in the noise model's unit of measurement.
         mean: noiseless images like `measured`, independent draws of the scene; adds the known-channel bounds.
         method: "auto", the best on validation rows; one density alone: "gaussian", "stationary_gaussian",
-            "independent_pixels", "scale_mixture", "shift_mixture", "scene_mixture", which "auto" tries, and
-            "gaussian_mixture", "flow", "autoregressive" (a network, a minute); "known_channel": scores alone.
+            "gaussian_mixture", "independent_pixels", "scale_mixture", "shift_mixture", "scene_mixture", which "auto"
+            tries, and "flow", "autoregressive" (a network, a minute); "known_channel": scores alone.
         groups: one label per image (its source), whole in splits, errors and leave-one-out marginals.
+        repeats: exposures of one still scene (n_repeats, ...), or of several (n_scenes, n_repeats, ...), to check
+            `noise` by.
         confidence: of the interval, between 0 and 1.
         n_extrapolate: fit to a half, a quarter, ... of the training images too, so many times, and report the limit of
             infinitely many; "estimate", whatever the density.
@@ -51,6 +54,7 @@ def estimate_information(
         mean=mean,
         method=method,
         groups=groups,
+        repeats=repeats,
         confidence=confidence,
         n_extrapolate=n_extrapolate,
         generator=generator,

@@ -360,7 +360,7 @@ class InformationMetric:
         if y is None:
             assert density is not None
             rows, stderr = self._adjusted(-density.log_prob - conditional, conditional, groups)
-            return _bounds._from_density(density, rows), stderr
+            return _bounds._from_density(density, rows, conditional), stderr
         log_likelihood = _bounds._log_likelihood(self.noise, z, y)
         if not bool(torch.isfinite(log_likelihood).all()):
             raise ValueError("mean: need noiseless images under which `measured` is possible, got probability 0")
@@ -369,12 +369,12 @@ class InformationMetric:
             assert density is not None
             rows = _bounds._density_rows(density, log_likelihood, conditional, groups)
             rows, stderr = self._adjusted(rows, conditional, groups)
-            found = _bounds._from_density(density, rows)
+            found = _bounds._from_density(density, rows, conditional)
         else:
             channel = _known_channel.known_channel(z, y, self.noise, groups)
             lower = None if channel is None else _known_channel.lower_bound(channel, groups)
             upper = _bounds._best_upper(channel, density, log_likelihood, conditional, groups)
-            found = _bounds._from_bounds(channel, lower, upper, density, groups)
+            found = _bounds._from_bounds(channel, lower, _bounds.KNOWN_CHANNEL, upper, density, groups)
             stderr = groups.standard_error(found.influence)
         return found._replace(warnings=(*misfit, *found.warnings)), stderr
 

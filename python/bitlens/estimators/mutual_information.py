@@ -56,13 +56,13 @@ def estimate_mutual_information(
 
     Args:
         x, z: (n, ...) samples, row by row a pair, n >= 60. `bits_per_pixel` is per value of z.
-        method: "infonce" (at most log2 K of the K pairs scored together), "nwj", "donsker_varadhan", "jensen_shannon",
-            "flo", "interpolated" (trained as "infonce", scored between it and "nwj"): lower bounds; "smile": none.
+        method: "infonce" (at most log2 K of the K pairs scored together), "nwj", "flo"; "donsker_varadhan" and
+            "jensen_shannon", scored as "nwj"; "interpolated", trained as "infonce", scored between it and "nwj": these
+            bound from below in expectation, as pairs scored were not seen in training. "smile": from neither side.
         critic: "separable", a Gaussian log ratio plus learned phi(x) . psi(z); "joint", a perceptron of [x, z].
         preprocess: "rank" (normal scores of each coordinate), "standardize"; "auto": rank up to 64 coordinates.
         groups: one label per pair; whole in folds and errors, and no pair meets a negative of its own group.
-        n_refits: critics per fold; their mean is scored, their spread enters the error.
-        confidence, generator: as in `estimate_information`.
+        n_refits: critics per fold, whose mean is scored. confidence, generator: as in `estimate_information`.
 
     Raises:
         TypeError, ValueError: an argument that cannot be used, named with what it needs and what came.

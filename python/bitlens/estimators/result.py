@@ -11,14 +11,29 @@ from typing import Any, Literal, final
 
 @final
 @dataclass(frozen=True)
+class StandardErrorParts:
+    """Standard errors of the parts of an estimate, bits per image; None for a part that it does not have.
+
+    `test_sampling_bits`: the entropy of the measurements, by which images were there to score. With
+    `conditional_entropy_bits`, that of the noise, it shares the images: their squares do not add up to that of the
+    difference. `training_bits`: from refits to fewer images, by which images the density was fitted to.
+    """
+
+    test_sampling_bits: float | None
+    conditional_entropy_bits: float | None
+    training_bits: float | None
+
+
+@final
+@dataclass(frozen=True)
 class InformationEstimate:
     """I(scene; measured) in bits per image (the whole array of one sample), with its bounds and its error.
 
-    `bound` says what `bits` is: "two-sided" the middle of both bounds, "upper" or "lower" that bound,
-    "estimate" a held-out upper bound less its expected finite-sample excess. `lower_bits` and `upper_bits`
-    are certified in expectation over the data (`upper_bits` is never corrected); `ceiling_bits` = log2 K is
-    the most that `lower_bits` can say. `stderr_bits` and `confidence_interval_bits` are statistical, around
-    `bits`: not the bracket of the bounds. What does not exist for a method is None.
+    `bound` says what `bits` is: "two-sided" the middle of both bounds, "upper" or "lower" that bound, "estimate" a
+    held-out upper bound less its expected finite-sample excess. `lower_bits` and `upper_bits` are certified in
+    expectation over the data (`upper_bits` is never corrected); `ceiling_bits` is the most that `lower_bits` can say:
+    log2 K, or more with a density. `stderr_bits` and `confidence_interval_bits` are statistical, around `bits`: not the
+    bracket of the bounds; `stderr_parts_bits` says where they come from. What does not exist for a method is None.
     `torch.Generator().manual_seed(seed)` repeats the result bit for bit on one backend.
     """
 
@@ -37,6 +52,7 @@ class InformationEstimate:
     backend: str
     converged: bool
     warnings: tuple[str, ...]
+    stderr_parts_bits: StandardErrorParts | None = None
 
     @property
     def n_pixels(self) -> int | None:
@@ -62,6 +78,8 @@ class InformationEstimate:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):

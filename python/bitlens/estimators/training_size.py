@@ -82,7 +82,7 @@ def bits_by_training_size(
         names = set()
         for fold in range(partition.n_folds):
             training, reported = partition.folds != fold, partition.folds == fold
-            name, start = _density.select(values, dithered, densities, partition, fold)
+            name, start, _ = _density.select(values, dithered, densities, partition, fold)
             seen = values if start.takes_counts else dithered
             table[0, reported] = start.fit(seen[training]).log_prob(seen[reported])
             rows, sizes = _density.rows_of_parts(start, seen, training, reported, partition, n_sizes - 1, "n_sizes")
