@@ -1,10 +1,10 @@
 """`DispersedCodedAperture` beside a shear by convolution, which other libraries use.
 
-The convolution is one of each band with a point moved by the band's columns, in a kernel as large as the image, as
-groups of one `conv2d`; --narrow adds the same with kernels of one row that hold only the shifts. Milliseconds of one
-scene in float32: the median of interleaved calls, forward, adjoint, and forward with gradients in scene and mask.
+The convolution is one of each band with a point moved by the band's columns, as groups of one `conv2d`, with kernels of
+one row that hold only the shifts; --full adds kernels as large as the image, which take tens of seconds. Milliseconds
+of one scene in float32: the median of interleaved calls, forward, adjoint, and forward with gradients in both.
 
-    python benchmarks/peers/cassi.py [--bands 28] [--side 128] [--threads 1] [--rounds 20] [--narrow] [--no-full]
+    python benchmarks/peers/cassi.py [--bands 28] [--side 128] [--threads 1] [--rounds 20] [--full]
 """
 
 from __future__ import annotations
@@ -45,8 +45,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=128)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--narrow", action="store_true")
-    parser.add_argument("--no-full", action="store_true")
+    parser.add_argument("--full", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     n_bands, side = arguments.bands, arguments.side
@@ -70,14 +69,13 @@ def main() -> None:
         "forward, gradients": gradients,
         "forward, 0.7 columns a band": ungraded(lambda: fractional(scene)),
     }
-    if arguments.narrow:
-        narrow = shear_kernels(n_bands, 1, 2 * n_bands - 1)
-        torch.testing.assert_close(by_convolution(scene, mask, narrow), mean)
-        calls["convolution, one row"] = ungraded(lambda: by_convolution(scene, mask, narrow))
+    narrow = shear_kernels(n_bands, 1, 2 * n_bands - 1)
+    torch.testing.assert_close(by_convolution(scene, mask, narrow), mean)
+    calls["convolution, one row"] = ungraded(lambda: by_convolution(scene, mask, narrow))
     times = interleaved(calls, arguments.rounds)
-    if not arguments.no_full:
+    if arguments.full:
         full = shear_kernels(n_bands, side // 2 * 2 + 1, (side + n_bands) // 2 * 2 + 1)
-        # Once: the call takes seconds, beside which what the first one of a kind spends is little.
+        # Once: beside so long a call, what a first one spends is little.
         began = time.perf_counter()
         by_full = by_convolution(scene, mask, full)
         times["convolution, as large as the image"] = [time.perf_counter() - began]

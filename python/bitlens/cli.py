@@ -30,6 +30,8 @@ METHODS = (
     "gaussian",
     "stationary_gaussian",
     "gaussian_mixture",
+    "factor_mixture",
+    "gaussian_copula",
     "scale_mixture",
     "independent_pixels",
     "scene_mixture",

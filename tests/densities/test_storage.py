@@ -24,7 +24,9 @@ from bitlens import GaussianNoise, PoissonGaussianNoise, PoissonNoise, densities
 from bitlens.densities import (
     AutoregressiveDensity,
     Density,
+    FactorMixtureDensity,
     FlowDensity,
+    GaussianCopulaDensity,
     GaussianDensity,
     GaussianMixtureDensity,
     IndependentPixelsDensity,
@@ -78,6 +80,13 @@ def measured_by(noise: NoiseModel) -> Tensor:
 
 # Each class with settings of its own, and what it is fitted to.
 FREE: dict[str, tuple[Density, Tensor]] = {
+    "copula": (GaussianCopulaDensity(), values(60, 5, 4)),
+    "factor mixture": (FactorMixtureDensity(), values(120, 5, 4)),
+    "factor mixture, given": (
+        FactorMixtureDensity(n_components=3, rank=2, max_iterations=9, seed=4),
+        values(120, 5, 4),
+    ),
+    "factor mixture, full": (FactorMixtureDensity("full", n_components=2), values(120, 5, 4)),
     "gaussian": (GaussianDensity(), values(300, 12, 13)),
     "gaussian in single precision and one axis": (GaussianDensity(), values(90, 7).float()),
     "stationary": (StationaryGaussianDensity(), values(50, 11, 9)),

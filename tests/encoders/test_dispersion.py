@@ -78,6 +78,13 @@ def test_the_mean_has_the_scenes_precision() -> None:
     torch.testing.assert_close(single.double(), aperture(scene), rtol=1e-6, atol=1e-7)
 
 
+def test_arrays_that_are_not_writable_are_accepted() -> None:
+    scene, mask = rand(1, 2, 4, 5).numpy(), rand(4, 5, seed=1).numpy()
+    expected = DispersedCodedAperture(mask, n_bands=2)(scene)
+    scene.flags.writeable = mask.flags.writeable = False
+    assert torch.equal(DispersedCodedAperture(mask, n_bands=2)(scene), expected)
+
+
 def test_learn_makes_the_mask_a_parameter() -> None:
     mask = rand(4, 5)
     aperture = DispersedCodedAperture(mask, n_bands=2, learn=("mask",))

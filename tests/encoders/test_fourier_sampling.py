@@ -147,7 +147,7 @@ def test_arguments_are_checked() -> None:
         encoder(torch.zeros(1, 1, 9, 11))
     with pytest.raises(ValueError, match=r"scene: need \(9,\) for the mask"):
         CartesianSampling(torch.ones(9))(torch.zeros(1, 1, 8, 12))
-    with pytest.raises(TypeError, match="scene: need real floating point numbers"):
+    with pytest.raises(TypeError, match="scene: need float32 or float64"):
         encoder(torch.zeros(1, 1, 9, 12, dtype=torch.complex64))
     with pytest.raises(ValueError, match="radius: need more than sqrt 2"):
         birdcage_sensitivities(4, (8, 8), radius=1.2)

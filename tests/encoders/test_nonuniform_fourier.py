@@ -10,8 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-pytest.importorskip("finufft")
-
 from bitlens.encoders import nonuniform_fourier as nonuniform
 from bitlens.encoders.fourier_sampling import CartesianSampling, birdcage_sensitivities, channels_to_samples
 from bitlens.encoders.linear import channels_to_complex

@@ -48,9 +48,10 @@ def test_the_error_is_that_over_training_sets() -> None:
 
 
 def test_the_limit_is_what_infinitely_many_images_give() -> None:
+    """At n = 1, the law that the change of a fit with a fixed number of parameters follows, and at the slower one."""
     n_fewer, n_all = 900, 1200
     gains = [
-        (refit.to_the_limit * float(refit.change.mean()), loss)
+        (refit.variance_factor * float(refit.change.mean()), loss)
         for refit, loss in (refit_of(seed, n_fewer, n_all, 400) for seed in range(60))
     ]
     found, loss = (torch.tensor(values, dtype=torch.float64) for values in zip(*gains, strict=True))
@@ -59,6 +60,10 @@ def test_the_limit_is_what_infinitely_many_images_give() -> None:
     # The law of one over n leaves out the next order, p / n of it.
     assert abs(float(found.mean()) - known) < 4.0 * deviation + 0.15 * known
     assert float(loss.mean()) == pytest.approx(known, rel=0.1)
+    # Where the loss is a n^-3/4, its change from 900 to 1200 tells that of 1200.
+    loss_of = [3.0 * n**-0.75 for n in (n_fewer, n_all)]
+    refit = Refit(torch.full((4,), loss_of[0] - loss_of[1]), torch.arange(4), n_all, n_fewer)
+    assert refit.to_the_limit * float(refit.change.mean()) == pytest.approx(loss_of[1], rel=1e-6)
 
 
 def test_folds_that_jump_add_to_the_error() -> None:

@@ -2,6 +2,8 @@
 
 from bitlens.densities.autoregressive import AutoregressiveDensity
 from bitlens.densities.base import Density
+from bitlens.densities.copula import GaussianCopulaDensity
+from bitlens.densities.factor_mixture import FactorMixtureDensity
 from bitlens.densities.flow import FlowDensity
 from bitlens.densities.gaussian import GaussianDensity, held_out_bias_nats, plug_in_bias_nats
 from bitlens.densities.gaussian_mixture import GaussianMixtureDensity
@@ -15,7 +17,9 @@ from bitlens.densities.storage import load_density, save_density
 __all__ = [
     "AutoregressiveDensity",
     "Density",
+    "FactorMixtureDensity",
     "FlowDensity",
+    "GaussianCopulaDensity",
     "GaussianDensity",
     "GaussianMixtureDensity",
     "IndependentPixelsDensity",

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from bitlens import __version__
 from bitlens.densities.autoregressive import AutoregressiveDensity
 from bitlens.densities.base import Density
+from bitlens.densities.copula import GaussianCopulaDensity
+from bitlens.densities.factor_mixture import FactorMixtureDensity
 from bitlens.densities.flow import FlowDensity
 from bitlens.densities.gaussian import GaussianDensity
 from bitlens.densities.gaussian_mixture import GaussianMixtureDensity
@@ -39,7 +41,9 @@ _DENSITIES: dict[str, type[Density]] = {
     kind.__name__: kind
     for kind in (
         AutoregressiveDensity,
+        FactorMixtureDensity,
         FlowDensity,
+        GaussianCopulaDensity,
         GaussianDensity,
         GaussianMixtureDensity,
         IndependentPixelsDensity,

@@ -326,7 +326,7 @@ def _arrays(rays: Rays) -> tuple[np.ndarray, ...]:
 def _running(image: Tensor, factor: np.ndarray, transposed: bool = False) -> np.ndarray:
     batch, lines, pixels = (image.mT if transposed else image).shape
     out = np.empty((batch, lines, pixels + 2))
-    arrays = (image.contiguous().numpy(), factor, transposed)
+    arrays = (image.resolve_neg().contiguous().numpy(), factor, transposed)
     _in_threads(_running_loop, arrays, (out,), batch * lines, pixels)
     return out
 

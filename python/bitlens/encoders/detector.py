@@ -35,7 +35,7 @@ def as_planes(
         TypeError: not floating point.
         ValueError: another number of axes, or other sizes.
     """
-    tensor = torch.as_tensor(value)
+    tensor = _tensor(value)
     if not tensor.is_floating_point():
         raise TypeError(f"{name}: need floating-point values, got {tensor.dtype}")
     wanted = (channels, rows, columns)
@@ -53,13 +53,18 @@ def as_values(name: str, value: Values, shapes: str, n_axes: Sequence[int]) -> T
     Raises:
         ValueError: another number of axes than `shapes` describes, an empty axis, NaN or infinity.
     """
-    tensor = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value)).detach()
+    tensor = _tensor(value).detach()
     tensor = tensor.clone() if tensor.is_floating_point() else tensor.to(torch.float64)
     if tensor.ndim not in n_axes or tensor.numel() == 0:
         raise ValueError(f"{name}: need {shapes}, got shape {tuple(tensor.shape)}")
     if not bool(tensor.isfinite().all()):
         raise ValueError(f"{name}: need finite values, got NaN or infinity")
     return tensor
+
+
+def _tensor(value: Values) -> Tensor:
+    # Torch warns of arrays that are not writable, such as mapped files: those are copied.
+    return value if isinstance(value, Tensor) else torch.from_numpy(np.require(value, requirements="W"))
 
 
 def hold(module: nn.Module, values: Mapping[str, Tensor], learn: Sequence[str]) -> None:
@@ -226,7 +231,7 @@ class Detector(nn.Module):
 
     def forward(self, scene: Tensor | np.ndarray) -> Tensor:
         """Mean electrons of `scene`: light, where negative none, and dark signal."""
-        light = self.A(torch.as_tensor(scene).clamp(min=0))
+        light = self.A(as_planes("scene", scene).clamp(min=0))
         return light + self.dark_electrons().to(light.dtype)
 
     def _scaled(self, name: str, value: Tensor | np.ndarray) -> Tensor:

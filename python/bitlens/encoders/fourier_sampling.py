@@ -193,8 +193,8 @@ def coil_images(scene: Tensor | np.ndarray, sensitivities: Tensor | None, comple
     """
     scene = torch.as_tensor(scene)
     channels = 2 if complex_scene else 1
-    if not scene.is_floating_point():
-        raise TypeError(f"scene: need real floating point numbers, got {scene.dtype}")
+    if scene.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"scene: need float32 or float64, got {scene.dtype}")
     if scene.ndim != 4 or scene.shape[1] != channels:
         raise ValueError(f"scene: need shape (batch, {channels}, row, column), got {tuple(scene.shape)}")
     image = channels_to_complex(scene) if complex_scene else torch.complex(scene, torch.zeros_like(scene))

@@ -244,7 +244,10 @@ def filtered_back_projection(
     kernel[0] = 1 / (4 * width**2)
     transfer = torch.fft.rfft(kernel).real * width
     if window == "hann":
-        transfer = transfer * torch.cos(torch.linspace(0, math.pi / 2, len(transfer), device=lag.device)) ** 2
+        transfer = (
+            transfer
+            * torch.cos(math.pi / 2 * torch.arange(len(transfer), device=lag.device) / (len(transfer) - 1)) ** 2
+        )
     filtered = torch.fft.irfft(torch.fft.rfft(sinogram.double(), size) * transfer, size)[..., :bins]
     # Each view counts for pi / views, and the adjoint for pixel_mm^2 / bin_mm times the view's value at a pixel.
     share = math.pi / len(encoder.angles_rad) * width / encoder.pixel_mm**2
@@ -258,8 +261,8 @@ def _check(value: Tensor, name: str, last: tuple[int, int]) -> None:
     axes = "row, column" if name == "scene" else "view, bin"
     if value.ndim != 4 or tuple(value.shape[-2:]) != last:
         raise ValueError(f"{name}: need shape (batch, channel, {axes}) with {last} last, got {tuple(value.shape)}")
-    if not value.is_floating_point():
-        raise TypeError(f"{name}: need real floating point numbers, got {value.dtype}")
+    if value.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{name}: need float32 or float64, got {value.dtype}")
 
 
 def _cosine_and_sine(angle: Tensor) -> tuple[Tensor, Tensor]:

@@ -55,11 +55,17 @@ class Found(NamedTuple):
 
 
 class _Upper(NamedTuple):
-    """Terms of an upper bound, nats."""
+    """Terms of an upper bound, nats; by how much the density's finite sample raises each, where that is known."""
 
     terms: Terms
     name: str
     uses_density: bool
+    excess: Tensor | None = None
+
+    def corrected(self) -> Terms:
+        """The terms less their excess."""
+        assert self.excess is not None
+        return Terms(self.terms.rows - self.excess, self.terms.own - self.excess, self.terms.weight)
 
 
 def estimate(
@@ -183,12 +189,13 @@ def _best_upper(
     w = 1 is the leave-one-out bound, w = 0 that of the density. Through m the other folds know of this one by a
     share of 1/n each; w is one number near its optimum, where that moves nothing.
     """
+    excess = density.excess if density is not None and bool(torch.isfinite(density.excess).all()) else None
     weight = torch.zeros_like(conditional)
     if channel is not None and channel.exact:
         weight = weight + 1.0 if density is None else _mixture_weight(channel, density, groups)
     if density is not None and not bool(weight.any()):
         rows = _density_rows(density, log_likelihood, conditional, groups)
-        return _Upper(Terms(rows, rows, None), density.name, True)
+        return _Upper(Terms(rows, rows, None), density.name, True, excess)
     if channel is None or not channel.exact:
         return None
     log_marginal, name = channel.log_marginal, "leave-one-out scenes"
@@ -201,7 +208,8 @@ def _best_upper(
     rows = log_likelihood - log_marginal
     # How much of each term's marginal comes from the scenes, whose draw is random too; shares sum to the weights.
     share = torch.exp(torch.log(weight) + channel.log_marginal - log_marginal)
-    return _Upper(Terms(rows, rows + share.mean(), share), name, uses_density)
+    left = None if excess is None or not uses_density else excess * (1.0 - share)
+    return _Upper(Terms(rows, rows + share.mean(), share), name, uses_density, left)
 
 
 def _log_mixture(weight: Tensor, log_marginal: Tensor, log_density: Tensor) -> Tensor:
@@ -270,11 +278,14 @@ def _from_bounds(
             note += "; the leave-one-out upper bound is loose there too"
         warnings = (note, *warnings)
     method = f"lower: {lower_name}" if upper is None else f"lower: {lower_name}; upper: {upper.name}"
-    bound: Literal["two-sided", "upper", "lower"]
+    bound: Literal["two-sided", "upper", "lower", "estimate"]
     if upper is None:
         bound, terms = "lower", lower.terms
-    elif at_ceiling:
+    elif at_ceiling and upper.excess is None:
         bound, terms = "upper", upper.terms
+    elif at_ceiling:
+        # What is known to be too much goes, as without the noiseless images.
+        bound, terms = "estimate", upper.corrected()
     else:
         # The bracket says how good the density is; notes on its fit would only repeat it.
         warnings = ()

@@ -11,7 +11,9 @@ from torch import Tensor
 from bitlens.densities import (
     AutoregressiveDensity,
     Density,
+    FactorMixtureDensity,
     FlowDensity,
+    GaussianCopulaDensity,
     GaussianDensity,
     GaussianMixtureDensity,
     IndependentPixelsDensity,
@@ -53,6 +55,8 @@ METHODS = (
     "gaussian",
     "stationary_gaussian",
     "gaussian_mixture",
+    "factor_mixture",
+    "gaussian_copula",
     "scale_mixture",
     "independent_pixels",
     "scene_mixture",
@@ -104,6 +108,10 @@ def candidates(method: str, measured: Tensor, noise: NoiseModel, n_training: int
         )
     if method == "gaussian_mixture":
         return {"gaussian_mixture": GaussianMixtureDensity()}
+    if method == "factor_mixture":
+        return {"factor_mixture": FactorMixtureDensity()}
+    if method == "gaussian_copula":
+        return {"gaussian_copula": GaussianCopulaDensity()}
     if method == "autoregressive":
         return {"autoregressive": AutoregressiveDensity()}
     if method == "flow":
@@ -180,7 +188,7 @@ def cross_fit(
         if to_the_limit and fewer is not None and math.isnan(density.held_out_bias_nats):
             excess[reported] = refits[-1].to_the_limit * refits[-1].change
         if n_extrapolate:
-            limit = _at_infinity(start, images, training, reported, groups, log_prob[reported], n_extrapolate)
+            limit = _at_infinity(start, density, images, training, reported, groups, n_extrapolate)
             excess[reported] = limit - log_prob[reported]
         names.append(name)
         converged = converged and density.converged
@@ -209,48 +217,53 @@ def _typical(density: Density, log_prob: Tensor) -> bool:
 
 def _at_infinity(
     density: Density,
+    fitted: Density,
     images: Tensor,
     training: Tensor,
     reported: Tensor,
     groups: Groups,
-    log_prob: Tensor,
     n_extrapolate: int,
 ) -> Tensor:
     """log q(z) as infinitely many training images would give it: for each row the straight line in one over their
-    number, at zero.
+    number, at zero. What a density knows of its finite-sample cost is taken off first: near as many images as pixels
+    that of a covariance is no straight line.
 
     Raises:
         ValueError: a part is too small for the density.
     """
-    rows, counts = rows_of_parts(density, images, training, reported, groups, n_extrapolate, "n_extrapolate")
+    parts, counts = fits_of_parts(density, images, training, groups, n_extrapolate, "n_extrapolate")
+    rows = [
+        fit.log_prob(images[reported]) + (fit.held_out_bias_nats if math.isfinite(fit.held_out_bias_nats) else 0.0)
+        for fit in (fitted, *parts)
+    ]
     line = torch.tensor([[1.0, 1.0 / count] for count in [int(training.sum()), *counts]], dtype=torch.float64)
-    weights = torch.linalg.pinv(line)[0].to(log_prob)
-    return weights @ torch.stack([log_prob, *rows])
+    weights = torch.linalg.pinv(line)[0].to(rows[0])
+    return weights @ torch.stack(rows)
 
 
-def rows_of_parts(
-    density: Density, images: Tensor, training: Tensor, reported: Tensor, groups: Groups, n_parts: int, argument: str
-) -> tuple[list[Tensor], list[int]]:
-    """log q of the reported rows, fitted to a half, a quarter, ... of the training rows, and how many these are.
+def fits_of_parts(
+    density: Density, images: Tensor, training: Tensor, groups: Groups, n_parts: int, argument: str
+) -> tuple[list[Density], list[int]]:
+    """Fits to a half, a quarter, ... of the training rows, and how many these are.
 
     `argument` is what the caller's caller asked for parts by.
 
     Raises:
         ValueError: a part is too small for the density.
     """
-    rows, counts = [], []
+    fits: list[Density] = []
+    counts: list[int] = []
     for power in range(1, n_parts + 1):
         # Whole groups; labels of images without groups are their places.
         part = training & (groups.labels // N_FOLDS % 2**power == 0)
         try:
-            fitted = density.fit(images[part])
+            fits.append(density.fit(images[part]))
         except ValueError as error:
             raise ValueError(
                 f"{argument}: a fit to {int(part.sum())} images, 1 of {2**power} for training, failed: {error}"
             ) from error
-        rows.append(fitted.log_prob(images[reported]))
         counts.append(int(part.sum()))
-    return rows, counts
+    return fits, counts
 
 
 def promising(measured: Tensor, dithered: Tensor, densities: dict[str, Density], groups: Groups) -> dict[str, Density]:
@@ -348,11 +361,15 @@ def select(
 
 
 def _best(rows: dict[str, Tensor], fitted: dict[str, Density]) -> str:
-    """The highest mean of log q; a density that does not know its finite-sample cost must win beyond doubt."""
+    """The highest mean of log q, finite-sample costs as they will be at the end added to it.
+
+    A density that does not know its cost must win beyond doubt.
+    """
     known = [name for name in rows if math.isfinite(fitted[name].held_out_bias_nats)]
-    best = max(known or rows, key=lambda name: float(rows[name].mean()))
+    corrected = {name: rows[name] + (fitted[name].held_out_bias_nats if name in known else 0.0) for name in rows}
+    best = max(known or rows, key=lambda name: float(corrected[name].mean()))
     for name in rows:
-        gain = rows[name] - rows[best]
+        gain = rows[name] - corrected[best]
         if float(gain.mean()) > _DOUBT_SIGMAS * float(gain.std()) / math.sqrt(len(gain)):
             best = name
     return best

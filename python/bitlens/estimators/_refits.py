@@ -1,8 +1,9 @@
 """What the choice of training images adds to the error of a cross-fitted entropy, and what more of them would gain.
 
 A density fitted to fewer of a fold's training images, and to all of them, is evaluated on the same held-out images. A
-fit to n images misses log q of infinitely many by an error of variance ~ 1 / n and by a mean loss ~ 1 / n: the change
-from n_fewer to n_all images, times n_fewer / (n_all - n_fewer), stands between n_all images and infinitely many.
+fit to n images misses log q of infinitely many by an error of variance ~ 1 / n: that of the change from n_fewer to
+n_all images, times n_fewer / (n_all - n_fewer), is the variance of the fit to n_all. The mean loss falls with 1 / n
+where the parameters are a fixed number, and more slowly where more images afford more of them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+# Of n in the mean loss of a mixture that is chosen by its images: photographs, 600 to 15,000 patches of 16 x 16 pixels.
+_EXPONENT = 0.75
 # Folds below which their scatter says nothing.
 _LEAST_FOLDS = 3
 
@@ -26,9 +29,14 @@ class Refit(NamedTuple):
     n_fewer: int
 
     @property
+    def variance_factor(self) -> float:
+        """What the variance of the change is to be multiplied by for that of the fit to all."""
+        return self.n_fewer / (self.n_all - self.n_fewer)
+
+    @property
     def to_the_limit(self) -> float:
         """What the change is to be multiplied by for infinitely many images."""
-        return self.n_fewer / (self.n_all - self.n_fewer)
+        return 1.0 / ((self.n_all / self.n_fewer) ** _EXPONENT - 1.0)
 
 
 class TrainingError(NamedTuple):
@@ -51,9 +59,9 @@ def training_error(refits: list[Refit], n_samples: int) -> TrainingError | None:
     for refit in refits:
         centred = refit.change - refit.change.mean()
         variance = _variance_of_mean(centred, refit.labels)
-        between.append(float(refit.change.mean()) * refit.to_the_limit**0.5)
-        squared.append(refit.to_the_limit * variance)
-        within.append(refit.to_the_limit * variance * len(refit.change) / n_samples)
+        between.append(float(refit.change.mean()) * refit.variance_factor**0.5)
+        squared.append(refit.variance_factor * variance)
+        within.append(refit.variance_factor * variance * len(refit.change) / n_samples)
     smooth = sum(within) / len(within)
     jumps = 0.0
     if len(refits) >= _LEAST_FOLDS:

@@ -78,22 +78,25 @@ def bits_by_training_size(
         densities = _density.promising(values, dithered, densities, partition)
         conditional = conditional_entropy_per_sample(noise, values)
         table = values.new_empty(n_sizes, values.shape[0])
+        costs = torch.zeros_like(table)
         counts = torch.zeros(n_sizes, dtype=torch.float64)
         names = set()
         for fold in range(partition.n_folds):
             training, reported = partition.folds != fold, partition.folds == fold
             name, start, _ = _density.select(values, dithered, densities, partition, fold)
             seen = values if start.takes_counts else dithered
-            table[0, reported] = start.fit(seen[training]).log_prob(seen[reported])
-            rows, sizes = _density.rows_of_parts(start, seen, training, reported, partition, n_sizes - 1, "n_sizes")
-            for power, (row, size) in enumerate(zip([None, *rows], [int(training.sum()), *sizes], strict=True)):
+            parts, sizes = _density.fits_of_parts(start, seen, training, partition, n_sizes - 1, "n_sizes")
+            fits = [start.fit(seen[training]), *parts]
+            for power, (fitted, size) in enumerate(zip(fits, [int(training.sum()), *sizes], strict=True)):
                 counts[power] += size / partition.n_folds
-                if row is not None:
-                    table[power, reported] = row
+                table[power, reported] = fitted.log_prob(seen[reported])
+                if math.isfinite(fitted.held_out_bias_nats):
+                    costs[power, reported] = fitted.held_out_bias_nats
             names.add(name)
         bits = (-table - conditional) * _TO_BITS
         line = torch.stack([torch.ones_like(counts), 1.0 / counts], 1)
-        limit = torch.linalg.pinv(line)[0].to(bits) @ bits
+        # A cost that the density knows is no straight line where images are few.
+        limit = torch.linalg.pinv(line)[0].to(bits) @ (bits - costs * _TO_BITS)
         return TrainingSizes(
             n_training=tuple(round(float(count)) for count in counts),
             upper_bits=tuple(float(row.mean()) for row in bits),
