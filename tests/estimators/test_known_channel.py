@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bitlens import GaussianNoise, PoissonGaussianNoise, PoissonNoise, estimate_information, ops
 from bitlens.estimators import _known_channel
-from bitlens.estimators._inputs import Groups, make_groups
+from bitlens.estimators._inputs import Groups, independent_scenes, make_groups
 from bitlens.noise import NoiseModel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -59,11 +59,14 @@ def test_influence_is_the_derivative_by_the_weight_of_a_scene(grouped: bool) -> 
     bound = _known_channel.lower_bound(channel, groups)
     scores, outside = matrix(noise, mean, measured, groups)
     n_outside = torch.isfinite(outside).sum(1).to(torch.float64)
-    share = math.log(groups.count - 1) - n_outside.log()
+    # Groups of unequal size count as fewer scenes.
+    count = independent_scenes(groups.labels) + 1
+    assert count == (groups.count if not grouped else min(count, groups.count - 1))
+    share = math.log(count - 1) - n_outside.log()
 
     def value(weight: Tensor) -> Tensor:
         columns = torch.logaddexp(scores.diagonal() + weight.log(), torch.logsumexp(outside + weight.log(), 1) + share)
-        rows = scores.diagonal() - columns + weight.mean().log() + math.log(groups.count)
+        rows = scores.diagonal() - columns + weight.mean().log() + math.log(count)
         return (weight * rows).sum() / weight.sum()
 
     ones = torch.ones(23, dtype=torch.float64, requires_grad=True)

@@ -154,12 +154,20 @@ def test_mixture_with_a_density_keeps_the_upper_bound_near_truth_past_the_ceilin
     scores_only = estimate_information(measured, noise, mean=mean, method="known_channel", generator=generator(0))
     truth = 12.0 / LN2
     in_bracket(result, truth)
-    assert result.bound == "upper"
+    # The upper bound less what the finite sample is known to cost, as without the noiseless images.
+    assert result.bound == "estimate"
     assert result.upper_bits is not None
     assert scores_only.upper_bits is not None
-    assert result.upper_bits < truth + 1.0 < scores_only.upper_bits
+    assert result.bits < result.upper_bits < truth + 1.0 < scores_only.upper_bits
+    assert abs(result.bits - truth) < 4.0 * (result.stderr_bits or 0.0)
     assert any("ceiling" in warning for warning in result.warnings)
-    assert result.ceiling_bits == pytest.approx(10.0)
+    # A density takes the lower bound past log2 K = 10, and not past the truth.
+    assert scores_only.ceiling_bits == pytest.approx(10.0)
+    assert scores_only.lower_bits is not None
+    assert result.lower_bits is not None
+    assert result.ceiling_bits is not None
+    assert 10.0 < result.lower_bits < truth + 4.0 * (result.stderr_bits or 0.0)
+    assert result.lower_bits < result.ceiling_bits
 
 
 @pytest.mark.parametrize("method", ["auto", "known_channel"])
@@ -305,7 +313,10 @@ def test_high_dynamic_range_never_gives_an_absurd_number_in_silence() -> None:
         assert 10.8 < result.bits < 64 * 6
         assert any("far above the truth" in warning for warning in result.warnings)
     both = estimate_information(measured, noise, mean=mean, generator=generator(0))
-    assert both.lower_bits == pytest.approx(math.log2(1797), abs=0.05)
+    # Of draws from all digits that people write, which these scenes are as well, it may pass log2 of their number.
+    assert both.lower_bits is not None
+    assert both.upper_bits is not None
+    assert math.log2(1797) - 0.05 < both.lower_bits < both.upper_bits
     assert any("ceiling" in warning for warning in both.warnings)
 
 

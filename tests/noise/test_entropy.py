@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
+from bitlens import InformationLoss, optimize_design
 from bitlens.noise import GaussianNoise, NoiseModel, PoissonGaussianNoise, PoissonNoise
 
 Array = NDArray[np.float64]
@@ -41,6 +42,15 @@ def exact(mean: float, sigma: float) -> tuple[float, float]:
     shifted = np.concatenate([np.zeros(per_electron), density[:-per_electron]])
     log_p = np.log(np.maximum(density, 1e-300))
     return -float((density * log_p).sum()) / per_electron, -float(((shifted - density) * log_p).sum()) / per_electron
+
+
+def dark_sensors() -> list[NoiseModel]:
+    """Every kind of noise and every way its entropy is computed, for images of (2, 3) pixels."""
+    sensors: list[NoiseModel] = [GaussianNoise(1.0), PoissonNoise()]
+    sensors += [PoissonGaussianNoise(read_std=sigma) for sigma in (0.05, 1.0, 20.0)]
+    sensors += [PoissonGaussianNoise(read_std=torch.full((2, 3), sigma)) for sigma in (0.05, 1.0, 20.0)]
+    sensors += [PoissonGaussianNoise(read_std=1.0, adc_bits=8), PoissonGaussianNoise(read_std=0.05, adc_bits=8)]
+    return [*sensors, PoissonGaussianNoise(read_std=1.0, full_well_electrons=50.0)]
 
 
 def check(noise: NoiseModel, sigma: float, means: Array) -> None:
@@ -82,3 +92,78 @@ def test_gaussian_noise_has_one_entropy() -> None:
     torch.testing.assert_close(value.detach(), truth.detach(), rtol=0, atol=1e-12)
     (slope,) = torch.autograd.grad((value + 0 * y).sum(), y)
     assert bool((slope == 0).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("place", range(len(dark_sensors())))
+def test_slope_is_finite_in_the_dark(place: int, dtype: torch.dtype) -> None:
+    noise = dark_sensors()[place]
+    for dark in (0.0, 1e-40, 1e-20):
+        y = torch.tensor([[0.0, dark, 1e-3], [0.5, 7.0, 300.0]], dtype=dtype, requires_grad=True)
+        value = noise.entropy(y)
+        (slope,) = torch.autograd.grad((value + 0 * y).sum(), y)
+        assert bool(torch.isfinite(slope).all()), slope
+        # The true slope is that of -y log y, and infinite: what stands for it is steeper than where there is light.
+        if isinstance(noise, PoissonNoise):
+            assert float(slope[0, 0]) > -math.log(1e-3) + 10
+
+
+def test_no_value_moves_by_what_keeps_the_slope_finite() -> None:
+    y = torch.from_numpy(np.concatenate([[0.0], np.geomspace(1e-16, 1e-8, 60)]))
+    value = PoissonNoise().entropy(y)
+    truth = y - torch.xlogy(y, y) + 0.5 * math.log(2.0) * y**2
+    assert float((value - truth).abs().max()) < 1e-12
+
+
+def test_mean_that_is_clamped_to_the_dark_has_a_slope() -> None:
+    scene = torch.tensor([[0.0, -2.0, 3.0], [0.0, 5.0, 1.0]], dtype=torch.float64)
+    weight = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(PoissonNoise().entropy((scene * weight).clamp(min=0)).sum(), weight)
+    lit = scene[scene > 0]
+    step = 1e-6
+    above, below = (PoissonNoise().entropy(lit * (0.7 + way * step)).sum() for way in (1, -1))
+    assert float(slope) == pytest.approx(float(above - below) / (2 * step), rel=1e-6)
+
+
+class Exposure(torch.nn.Module):
+    """Scenes times a time that is to be found, none of it negative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_time = torch.nn.Parameter(torch.tensor(0.0, dtype=torch.float64))
+
+    def forward(self, scene: torch.Tensor) -> torch.Tensor:
+        """Photo-electrons."""
+        return (scene * torch.exp(self.log_time)).clamp(min=0)
+
+
+def scenes_with_a_dark_row() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    scenes = 20 * torch.rand(64, 1, 3, 4, generator=generator, dtype=torch.float64)
+    scenes[:, :, 1] = 0.0
+    return scenes
+
+
+@pytest.mark.parametrize("objective", ["gaussian", "known_channel"])
+@pytest.mark.parametrize("place", range(len(dark_sensors())))
+def test_loss_of_scenes_with_a_dark_row_has_a_gradient(place: int, objective: str) -> None:
+    noise = dark_sensors()[place]
+    scenes = scenes_with_a_dark_row()[:, 0, :2, :3]
+    encoder = Exposure()
+    loss = InformationLoss(noise, objective=objective, generator=torch.Generator().manual_seed(0))
+    loss(encoder(scenes)).backward()
+    assert encoder.log_time.grad is not None
+    # More light, more bits.
+    assert float(encoder.log_time.grad) < 0
+
+
+def test_design_of_scenes_with_a_dark_row_takes_its_steps() -> None:
+    result = optimize_design(
+        Exposure(),
+        PoissonNoise(),
+        scenes_with_a_dark_row(),
+        objective="gaussian",
+        n_steps=5,
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert float(result.encoder.log_time) > 0.01  # type: ignore[arg-type]

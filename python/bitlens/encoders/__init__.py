@@ -25,6 +25,7 @@ from bitlens.encoders.detector import (
     photo_response_map,
 )
 from bitlens.encoders.dispersion import DispersedCodedAperture
+from bitlens.encoders.fourier_sampling import CartesianSampling, birdcage_sensitivities
 from bitlens.encoders.linear import LinearEncoder, channels_to_complex, complex_to_channels
 from bitlens.encoders.masks import (
     AmplitudeMask,
@@ -45,6 +46,7 @@ from bitlens.encoders.masks import (
     transmission_parameter,
 )
 from bitlens.encoders.motion import MotionSmear, TimeDelayIntegration, path_psf
+from bitlens.encoders.nonuniform_fourier import NonuniformSampling, radial_trajectory, spiral_trajectory
 from bitlens.encoders.optics import (
     PupilGrid,
     defocus_peak_to_rms,
@@ -97,6 +99,7 @@ from bitlens.encoders.singlet import (
     seidel_sums,
     sellmeier_index,
 )
+from bitlens.encoders.tomography import FanProjection, ParallelProjection, filtered_back_projection
 from bitlens.encoders.zernike import noll_to_radial_azimuthal, zernike, zernike_basis
 
 __all__ = [
@@ -112,17 +115,21 @@ __all__ = [
     "XTRANS",
     "AmplitudeMask",
     "Camera",
+    "CartesianSampling",
     "ColorFilterArray",
     "DepthStackConvolution",
     "Detector",
     "DispersedCodedAperture",
+    "FanProjection",
     "FourierMask",
     "FreeSpace",
     "HadamardPatterns",
     "LinearEncoder",
     "MaskTransmission",
     "MotionSmear",
+    "NonuniformSampling",
     "PSFConvolution",
+    "ParallelProjection",
     "Patterns",
     "PhaseMask",
     "PixelSampling",
@@ -141,6 +148,7 @@ __all__ = [
     "aplanatic_amplitude",
     "back_focal_distance_mm",
     "binary_mask",
+    "birdcage_sensitivities",
     "bounded_transmission",
     "cauchy_index",
     "channels_to_complex",
@@ -153,6 +161,7 @@ __all__ = [
     "defocus_waves",
     "depth_psf",
     "detector_noise",
+    "filtered_back_projection",
     "first_order",
     "focal_length_mm",
     "fresnel",
@@ -179,6 +188,7 @@ __all__ = [
     "pupil",
     "pupil_grid",
     "pupil_transmission",
+    "radial_trajectory",
     "random_patterns",
     "random_tile",
     "seidel_path_mm",
@@ -187,6 +197,7 @@ __all__ = [
     "soft_annulus",
     "soft_disc",
     "spider",
+    "spiral_trajectory",
     "strehl_ratio",
     "transmission_parameter",
     "walsh_hadamard",

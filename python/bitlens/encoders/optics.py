@@ -73,7 +73,7 @@ def incoherent_psf(pupil: Tensor, transmission: Tensor) -> Tensor:
 
 
 def defocus_waves(sensor_shift_um: float, *, wavelength_nm: float, f_number: float) -> float:
-    """shift / (8 wavelength f_number^2): peak defocus, in waves, of a sensor moved beyond the focus, away from the lens.
+    """shift / (8 wavelength f_number^2): peak defocus, in waves, of a sensor that lies beyond the focus.
 
     Paraxial. Peak means the path error at the aperture's edge against its centre, W = defocus_waves rho^2.
 

@@ -357,7 +357,8 @@ def select(
         name, only = next(iter(densities.items()))
         return name, only, None
     best = next(iter(fitted)) if len(densities) == 1 else _best(rows, fitted)
-    return best, fitted[best], Fewer(fitted[best], n_fitting)
+    start = fitted[best] if len(densities) > 1 else densities[best]
+    return best, start, Fewer(fitted[best], n_fitting)
 
 
 def _best(rows: dict[str, Tensor], fitted: dict[str, Density]) -> str:
