@@ -10,13 +10,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
+import tifffile
 import torch
 
-from bitlens import __version__, cli
-from bitlens.estimators import InformationEstimate, estimate_information
-from bitlens.noise import PoissonGaussianNoise
+from bitlens import __version__, _cli_estimate, cli
+from bitlens.estimators import InformationEstimate, estimate_image_information, estimate_information
+from bitlens.noise import GaussianNoise, PoissonGaussianNoise
 
 POISSON_GAUSSIAN = ("--noise", "poisson-gaussian", "--read-std", "2")
 
@@ -139,7 +141,7 @@ def test_patch_cuts_every_image_into_squares_of_one_group(stack: Path, capsys: p
 
 def test_cut_keeps_pixels_in_place() -> None:
     stack = torch.arange(2 * 3 * 5 * 7).reshape(2, 3, 5, 7)
-    cut = cli._cut(stack, 2)
+    cut = _cli_estimate._cut(stack, 2)
     assert cut.shape == (2 * 2 * 3, 3, 2, 2)
     for image in range(2):
         for row in range(2):
@@ -158,6 +160,14 @@ def _write_bad_files(folder: Path) -> None:
     np.save(folder / "other.npy", np.zeros((60, 5, 6)))
     np.save(folder / "words.npy", np.array([[["a"]]]))
     np.save(folder / "large.npy", np.zeros((12, 80, 80)))
+    np.save(folder / "labels.npy", np.array([None, 1, "a"] * 20, dtype=object), allow_pickle=True)
+    tifffile.imwrite(folder / "cut.tif", np.zeros((60, 6, 6), dtype=np.uint16), photometric="minisblack")
+    (folder / "cut.tif").write_bytes((folder / "cut.tif").read_bytes()[:5_000])
+    dead = np.load(folder / "z.npy")
+    dead[:, 2, 3] = 7.0
+    np.save(folder / "dead.npy", dead)
+    with h5py.File(folder / "two.h5", "w") as file:
+        file["first"], file["second"] = dead, dead
     for name, value in (("nan", np.nan), ("negative", -1.0)):
         values = np.load(folder / "y.npy")
         values[3, 2, 1] = value
@@ -186,6 +196,20 @@ def _write_bad_files(folder: Path) -> None:
         (["z.npy", *POISSON_GAUSSIAN, "--patch", "0"], "--patch"),
         (["z.npy", *POISSON_GAUSSIAN, "--groups", "y.npy"], "--groups"),
         (["z.npy", *POISSON_GAUSSIAN, "--seed", "-1"], "--seed"),
+        (["cut.tif", *POISSON_GAUSSIAN], "cut.tif: the file ends early"),
+        (["cut.tif", *POISSON_GAUSSIAN, "--array", "x"], "--array: need None for a TIFF file"),
+        (["two.h5", *POISSON_GAUSSIAN], "two.h5: holds 2 arrays; choose one with --array: first, second"),
+        (["dead.npy", *POISSON_GAUSSIAN], "pixel (0, 2, 3) with one value in all 60 images"),
+        (["z.npy", *POISSON_GAUSSIAN, "--groups", "labels.npy"], "--groups: labels.npy: need"),
+        (["z.npy", *POISSON_GAUSSIAN, "--confidence", "95"], "--confidence"),
+        (["z.npy", *POISSON_GAUSSIAN, "--confidence", "high"], "--confidence"),
+        (["z.npy", *POISSON_GAUSSIAN, "--repeats", "no.npy"], "no.npy: no such file"),
+        (["z.npy", *POISSON_GAUSSIAN, "--repeats", "other.npy"], "--repeats: need exposures of the shape"),
+        (["z.npy", *POISSON_GAUSSIAN, "--repeats", "text.npy"], "--repeats: text.npy: need"),
+        (["z.npy", *POISSON_GAUSSIAN, "--whole-image"], "--patch: need at most the 6 x 6 pixels"),
+        (["z.npy", *POISSON_GAUSSIAN, "--whole-image", "--method", "flow"], "--method: --whole-image needs one of"),
+        (["z.npy", *POISSON_GAUSSIAN, "--whole-image", "--n-extrapolate", "1"], "--n-extrapolate: does not go with"),
+        (["z.npy", *POISSON_GAUSSIAN, "--whole-image", "--repeats", "z.npy"], "--repeats: does not go with"),
         (["z.npy", *POISSON_GAUSSIAN, "--method", "known_channel"], "mean"),
         (["z.npy", "--noise", "poisson"], "whole counts"),
         (["z.npy", "--noise", "poisson", "--std", "1"], "--std: does not go with --noise poisson"),
@@ -285,17 +309,24 @@ def test_as_a_process(stack: Path) -> None:
 
 def test_one_array_of_an_archive(stack: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.savez(stack / "both.npz", z=np.load(stack / "z.npy"), y=np.load(stack / "y.npy"))
-    assert "--array" in fail(capsys, "estimate", "both.npz", *POISSON_GAUSSIAN)
-    assert "'x'" in fail(capsys, "estimate", "both.npz", *POISSON_GAUSSIAN, "--array", "x")
+    several = fail(capsys, "estimate", "both.npz", *POISSON_GAUSSIAN)
+    assert several == "both.npz: holds 2 arrays; choose one with --array: z, y"
+    assert "--array: need None" in fail(capsys, "estimate", "z.npy", *POISSON_GAUSSIAN, "--array", "z")
+    assert "--mean: both.npz: holds 2 arrays, need one alone, got: z, y" in fail(
+        capsys, "estimate", "z.npy", *POISSON_GAUSSIAN, "--mean", "both.npz"
+    )
+    assert "need --array to be one of z, y, got 'x'" in fail(
+        capsys, "estimate", "both.npz", *POISSON_GAUSSIAN, "--array", "x"
+    )
     chosen = run(capsys, "estimate", "both.npz", *POISSON_GAUSSIAN, "--array", "z", "--json")
     assert chosen == run(capsys, "estimate", "z.npy", *POISSON_GAUSSIAN, "--json")
 
 
 def test_every_method_is_offered() -> None:
-    from bitlens import cli
-    from bitlens.estimators import _judge
+    from bitlens.estimators import _judge, image_information
 
-    assert cli.METHODS == _judge.METHODS
+    assert _cli_estimate.METHODS == _judge.METHODS
+    assert _cli_estimate.IMAGE_METHODS == image_information.METHODS
 
 
 def test_estimate_draws_bounds_and_training_sizes(stack: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -307,3 +338,91 @@ def test_estimate_draws_bounds_and_training_sizes(stack: Path, capsys: pytest.Ca
     printed = run(capsys, "estimate", "z.npy", *POISSON_GAUSSIAN, "--out", "few", "--method", "gaussian")
     assert "no training_sizes.png: n_sizes: a fit to" in printed
     assert sorted(path.name for path in (stack / "few").iterdir()) == ["bounds.png"]
+
+
+def test_every_kind_of_file_gives_the_same_bits(stack: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    measured = np.load("z.npy").astype(np.float32)
+    np.save("single.npy", measured)
+    tifffile.imwrite("z.tif", measured, photometric="minisblack")
+    with h5py.File("z.h5", "w") as file:
+        file["entry/data"], file["other"] = measured, measured + 1
+    expected = run(capsys, "estimate", "single.npy", *POISSON_GAUSSIAN, "--json")
+    assert run(capsys, "estimate", "z.tif", *POISSON_GAUSSIAN, "--json") == expected
+    assert run(capsys, "estimate", "z.h5", *POISSON_GAUSSIAN, "--array", "entry/data", "--json") == expected
+
+
+@pytest.mark.parametrize("kind", ["npz", "h5"])
+def test_measured_and_mean_of_one_file(stack: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    arrays = {"measured": np.load("z.npy"), "mean": np.load("y.npy")}
+    if kind == "npz":
+        np.savez("both.npz", **arrays)  # type: ignore[arg-type]
+    else:
+        with h5py.File("both.h5", "w") as file:
+            for name, values in arrays.items():
+                file[name] = values
+    expected = run(capsys, "estimate", "z.npy", *POISSON_GAUSSIAN, "--mean", "y.npy", "--json")
+    assert run(capsys, "estimate", f"both.{kind}", *POISSON_GAUSSIAN, "--json") == expected
+    assert run(capsys, "estimate", "z.npy", *POISSON_GAUSSIAN, "--mean", f"both.{kind}", "--json") == expected
+    alone = run(capsys, "estimate", f"both.{kind}", *POISSON_GAUSSIAN, "--array", "measured", "--json")
+    assert json.loads(alone)["lower_bits"] is None
+
+
+def test_confidence_widens_the_interval(stack: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    widths = []
+    for confidence in ("0.5", "0.999"):
+        low, high = json.loads(
+            run(capsys, "estimate", "z.npy", *POISSON_GAUSSIAN, "--confidence", confidence, "--json")
+        )["confidence_interval_bits"]
+        widths.append(high - low)
+    assert widths[1] > 4 * widths[0]
+    assert "50 % interval" in run(capsys, "estimate", "z.npy", *POISSON_GAUSSIAN, "--confidence", "0.5")
+
+
+@pytest.mark.parametrize("patch", [(), ("--patch", "3")])
+def test_repeats_check_the_noise(stack: Path, capsys: pytest.CaptureFixture[str], patch: tuple[str, ...]) -> None:
+    generator = np.random.default_rng(1)
+    mean = np.load("y.npy")[:3, None] * np.ones((1, 40, 1, 1))
+    repeats = generator.poisson(mean) + 2 * generator.standard_normal(mean.shape)
+    np.save("right.npy", repeats)
+    np.save("wrong.npy", repeats[0] + 30 * generator.standard_normal(mean.shape[1:]))
+    said = "does not fit the repeats"
+    assert said not in run(capsys, "estimate", "z.npy", *POISSON_GAUSSIAN, *patch, "--repeats", "right.npy")
+    assert said in run(capsys, "estimate", "z.npy", *POISSON_GAUSSIAN, *patch, "--repeats", "wrong.npy")
+
+
+def test_squares_of_repeats_stay_scenes() -> None:
+    exposures = torch.arange(2 * 3 * 4 * 4.0).reshape(2, 3, 1, 4, 4)
+    cut = _cli_estimate._Images(torch.zeros(5, 1, 4, 4), None, exposures, None).cut(2)
+    assert cut.repeats is not None
+    assert cut.repeats.shape == (8, 3, 1, 2, 2)
+    for scene in range(2):
+        for row in range(2):
+            for column in range(2):
+                expected = exposures[scene, :, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+                assert torch.equal(cut.repeats[4 * scene + 2 * row + column], expected)
+    assert cut.labels is not None
+    assert cut.labels.tolist() == np.repeat(np.arange(5), 4).tolist()
+
+
+def test_whole_images(stack: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = 3 * torch.randn(4, 24, 24, generator=generator, dtype=torch.float64)
+    np.save("images.npy", images.numpy())
+    arguments = ("estimate", "images.npy", "--noise", "gaussian", "--std", "1", "--whole-image", "--patch", "6")
+    settings = ("--method", "stationary_gaussian", "--confidence", "0.8")
+    fields = json.loads(run(capsys, *arguments, *settings, "--json"))
+    expected = estimate_image_information(
+        images,
+        GaussianNoise(1.0),
+        patch=6,
+        method="stationary_gaussian",
+        confidence=0.8,
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert fields == expected.to_dict()
+    # White images: 0.5 log2(9) bits in each pixel, and what the fit to four images costs.
+    assert fields["bits_per_pixel"] == pytest.approx(0.5 * np.log2(9.0), abs=0.06)
+    printed = run(capsys, *arguments, *settings, "--out", "figures")
+    assert "images of 1 x 24 x 24" in printed
+    assert "no training_sizes.png" in printed
+    assert [path.name for path in (stack / "figures").iterdir()] == ["bounds.png"]

@@ -8,11 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
+import tifffile
 import torch
 
 from bitlens.datasets import read_stack
+from bitlens.datasets.stacks import read_measurements
 
 
 @pytest.mark.parametrize("shape", [(5, 4, 3), (5, 2, 4, 3)])
@@ -157,7 +160,7 @@ with_infinity[0, 0, 0, :2] = np.inf
         (save_many(), "the npz file holds no arrays"),
         (
             save_many(a=np.zeros(3), b=np.zeros(3)),
-            "holds 2 arrays; choose one with name= .--array on the command line.: a, b",
+            "holds 2 arrays; choose one with name=: a, b",
         ),
     ],
 )
@@ -194,3 +197,142 @@ def test_a_wrong_name_lists_the_right_ones(tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", np.zeros((1, 2, 2)))
     with pytest.raises(ValueError, match="name: need None for an npy file, got 'mean'"):
         read_stack(tmp_path / "one.npy", name="mean")
+
+
+def cubes(*shape: int, dtype: str = "uint16") -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 200, shape).astype(dtype)
+
+
+def save_pages(path: Path, values: np.ndarray, **settings: Any) -> None:
+    with tifffile.TiffWriter(path) as file:
+        for page in values:
+            file.write(page, contiguous=False, photometric="minisblack", **settings)
+
+
+@pytest.mark.parametrize(
+    ("write", "shape", "first_to_last"),
+    [
+        (lambda path, z: tifffile.imwrite(path, z, photometric="minisblack"), (7, 5, 6), None),
+        (lambda path, z: tifffile.imwrite(path, z, photometric="minisblack", bigtiff=True), (7, 5, 6), None),
+        (lambda path, z: tifffile.imwrite(path, z, photometric="minisblack", compression="zlib"), (7, 5, 6), None),
+        (lambda path, z: tifffile.imwrite(path, z, photometric="minisblack", byteorder=">"), (7, 5, 6), None),
+        (lambda path, z: tifffile.imwrite(path, z, photometric="minisblack"), (7, 2, 5, 6), None),
+        (lambda path, z: tifffile.imwrite(path, z, photometric="rgb"), (7, 5, 6, 3), (3, 1)),
+        (lambda path, z: tifffile.imwrite(path, z, photometric="rgb", planarconfig="separate"), (7, 3, 5, 6), None),
+        (lambda path, z: tifffile.imwrite(path, z, imagej=True, metadata={"axes": "TYX"}), (7, 5, 6), None),
+        (lambda path, z: tifffile.imwrite(path, z, imagej=True, metadata={"axes": "TCYX"}), (7, 2, 5, 6), None),
+        (lambda path, z: tifffile.imwrite(path, z, ome=True, metadata={"axes": "TCYX"}), (7, 2, 5, 6), None),
+        (lambda path, z: tifffile.imwrite(path, z, ome=True, metadata={"axes": "CTYX"}), (2, 7, 5, 6), (0, 1)),
+        (save_pages, (7, 5, 6), None),
+        (lambda path, z: save_pages(path, z, metadata=None), (7, 5, 6), None),
+        (lambda path, z: tifffile.imwrite(path, z, photometric="minisblack", truncate=True), (7, 5, 6), None),
+    ],
+)
+def test_axes_of_a_tiff_are_read(
+    tmp_path: Path,
+    write: Callable[[Path, np.ndarray], None],
+    shape: tuple[int, ...],
+    first_to_last: tuple[int, int] | None,
+) -> None:
+    values = cubes(*shape)
+    write(tmp_path / "a.tif", values)
+    expected = values if first_to_last is None else np.moveaxis(values, *first_to_last)
+    found = read_stack(tmp_path / "a.tif").numpy()
+    np.testing.assert_array_equal(found, expected.reshape(7, -1, 5, 6))
+
+
+def write_cut(n_bytes: int, **settings: Any) -> Callable[[Path], None]:
+    """Only the first bytes, or all but the last, of a file of 200 pages."""
+
+    def write(path: Path) -> None:
+        tifffile.imwrite(path, cubes(200, 32, 32), photometric="minisblack", **settings)
+        path.write_bytes(path.read_bytes()[:n_bytes])
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (write_cut(20_000), "ends early"),
+        (write_cut(-1_000), "ends early"),
+        (write_cut(20_000, metadata=None), "ends early"),
+        (write_cut(-10, compression="zlib"), "ends early"),
+        (write_cut(100_000, compression="zlib"), "ends early"),
+        (write_cut(20_000, bigtiff=True), "ends early"),
+        (write_cut(20_000, truncate=True), "200 images .* promise, got 1 pages"),
+        (write_cut(12), "cannot be read"),
+        (lambda path: tifffile.imwrite(path, np.zeros((500, 3, 3)), photometric="rgb"), r"a stack of 500 images"),
+        (lambda path: tifffile.imwrite(path, cubes(3, 8, 8), photometric="rgb", planarconfig="separate"), "one page"),
+        (lambda path: tifffile.imwrite(path, cubes(5, 4, 8, 8), imagej=True, metadata={"axes": "TZYX"}), "TZYX"),
+        (lambda path: tifffile.imwrite(path, cubes(5, 8, 8), ome=True, metadata={"axes": "CYX"}), "one axis of images"),
+        (lambda path: save_two(path), "need pages of one shape and type"),
+    ],
+)
+def test_a_tiff_that_says_less_than_it_needs_to_is_refused(
+    tmp_path: Path, write: Callable[[Path], object], message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a.tif"
+    write(path)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_stack(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def save_two(path: Path) -> None:
+    with tifffile.TiffWriter(path) as file:
+        file.write(cubes(3, 8, 8), photometric="minisblack")
+        file.write(cubes(3, 6, 8), photometric="minisblack")
+
+
+def test_a_ring_of_pages_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, cubes(8, 8), photometric="minisblack", metadata=None)
+    content = bytearray(path.read_bytes())
+    first = int.from_bytes(content[4:8], "little")
+    after = first + 2 + 12 * int.from_bytes(content[first : first + 2], "little")
+    content[after : after + 4] = first.to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="ring"):
+        read_stack(path)
+
+
+def test_hdf5_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["entry/data"] = cubes(4, 5, 6)
+    np.testing.assert_array_equal(read_stack(path)[:, 0].numpy(), cubes(4, 5, 6))
+    with h5py.File(path, "a") as file:
+        file["dark"] = np.zeros((2, 5, 6))
+        file["label"] = "a word"
+    np.testing.assert_array_equal(read_stack(path, name="entry/data")[:, 0].numpy(), cubes(4, 5, 6))
+    with pytest.raises(ValueError, match=r"holds 3 arrays; choose one with name=: dark, entry/data, label"):
+        read_stack(path)
+    with pytest.raises(ValueError, match=r"need name to be one of dark, entry/data, label, got 'entry'"):
+        read_stack(path, name="entry")
+    with pytest.raises(ValueError, match="need real numbers"):
+        read_stack(path, name="label")
+    path.write_bytes(path.read_bytes()[:600])
+    with pytest.raises(ValueError, match=r"a\.h5: cannot be read"):
+        read_stack(path)
+
+
+def test_measured_and_mean_of_one_file(tmp_path: Path) -> None:
+    measured, mean = cubes(4, 5, 6), cubes(4, 5, 6) + 0.5
+    np.savez(tmp_path / "a.npz", other=np.zeros(3), measured=measured, mean=mean)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["measured"], file["mean"] = measured, mean
+    for name in ("a.npz", "a.h5"):
+        found = read_measurements(tmp_path / name)
+        assert found.mean is not None
+        np.testing.assert_array_equal(found.measured[:, 0].numpy(), measured)
+        np.testing.assert_array_equal(found.mean[:, 0].numpy(), mean)
+        chosen = read_measurements(tmp_path / name, name="mean")
+        assert chosen.mean is None
+        np.testing.assert_array_equal(chosen.measured[:, 0].numpy(), mean)
+    np.savez(tmp_path / "b.npz", measured=measured, mean=mean[:3])
+    with pytest.raises(ValueError, match=r"b\.npz: need mean of the shape of measured, \(4, 1, 5, 6\)"):
+        read_measurements(tmp_path / "b.npz")
+    np.save(tmp_path / "c.npy", measured)
+    assert read_measurements(tmp_path / "c.npy").mean is None

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bitlens import GaussianNoise, PoissonGaussianNoise, PoissonNoise, estimate_information
 from bitlens.datasets import scene_patches
-from bitlens.estimators import _guards
+from bitlens.estimators import _guards, _guards_scenes
 from bitlens.estimators._inputs import Groups, make_groups
 from bitlens.noise import NoiseModel, conditional_entropy_per_sample
 
@@ -89,7 +89,9 @@ def setup(
 
 def about_scenes(case: tuple[Tensor, Tensor, NoiseModel, Groups], known: bool, bits: float) -> tuple[str, ...]:
     measured, mean, noise, groups = case
-    return _guards.scene_set_warnings(measured, mean if known else None, noise, groups, bits=bits, stderr_bits=0.1)
+    return _guards_scenes.scene_set_warnings(
+        measured, mean if known else None, noise, groups, bits=bits, stderr_bits=0.1
+    )
 
 
 # ---- Honest data ----
@@ -112,7 +114,9 @@ def test_honest_scenes_pass_with_their_own_estimate_where_there_is_little_light(
     stderr = found.stderr_bits
     assert stderr is not None
     for known in (None, mean):
-        assert _guards.scene_set_warnings(measured, known, noise, groups, bits=found.bits, stderr_bits=stderr) == ()
+        assert (
+            _guards_scenes.scene_set_warnings(measured, known, noise, groups, bits=found.bits, stderr_bits=stderr) == ()
+        )
 
 
 @pytest.mark.parametrize("name", HONEST)
@@ -309,20 +313,20 @@ def test_copies_of_measured_images(noise: NoiseModel) -> None:
     mean = gamma((300, 8, 8), 20.0, 0)
     measured, _, _, groups = setup(mean, noise)
     measured[100:110] = measured[:10]
-    (note,) = _guards.scene_set_warnings(measured, None, noise, groups, bits=50.0, stderr_bits=0.1)
+    (note,) = _guards_scenes.scene_set_warnings(measured, None, noise, groups, bits=50.0, stderr_bits=0.1)
     assert "20 of 300 measured images are copies" in note
     labels = torch.arange(300)
     labels[100:110] = torch.arange(10)
     together = make_groups(labels, measured, generator(0))
-    assert _guards.scene_set_warnings(measured, None, noise, together, bits=50.0, stderr_bits=0.1) == ()
+    assert _guards_scenes.scene_set_warnings(measured, None, noise, together, bits=50.0, stderr_bits=0.1) == ()
 
 
 def test_equal_counts_of_few_photons_are_no_copies() -> None:
     measured, _, noise, groups = setup(gamma((2000, 2, 2), 1.0, 0), PoissonNoise())
     assert len(torch.unique(measured.flatten(1), dim=0)) < 500
-    assert _guards.scene_set_warnings(measured, None, noise, groups, bits=1.0, stderr_bits=0.1) == ()
+    assert _guards_scenes.scene_set_warnings(measured, None, noise, groups, bits=1.0, stderr_bits=0.1) == ()
     rounded = (100 + 2 * torch.randn(2000, 1, generator=generator(0), dtype=torch.float64)).round()
-    assert _guards.scene_set_warnings(rounded, None, GaussianNoise(1.0), groups, bits=1.0, stderr_bits=0.1) == ()
+    assert _guards_scenes.scene_set_warnings(rounded, None, GaussianNoise(1.0), groups, bits=1.0, stderr_bits=0.1) == ()
 
 
 def test_one_source_holds_most_of_the_images() -> None:
@@ -346,3 +350,29 @@ def test_a_noise_model_of_the_users_own_has_its_means_looked_at() -> None:
     assert about_scenes(case, False, bits=1.0) == ()
     (note,) = about_scenes(case, True, bits=1.0)
     assert "2 distinct scenes" in note
+
+
+# ---- The noise model against the values ----
+
+
+def test_values_below_the_dark_level_are_named() -> None:
+    rng = torch.Generator().manual_seed(0)
+    noise = PoissonGaussianNoise(2.0, 100.0, read_std=3.0)
+    measured = noise.sample(torch.full((50, 6, 6), 1.0, dtype=torch.float64), rng).double()
+    assert _guards.value_warnings(measured, noise) == ()
+    (note,) = _guards.value_warnings(measured - 50.0, noise)
+    assert "below the dark level" in note
+    found = estimate_information(measured - 50.0, noise, generator=rng)
+    assert any("below the dark level" in warning for warning in found.warnings)
+
+
+def test_whole_numbers_under_fine_noise_are_named() -> None:
+    rng = torch.Generator().manual_seed(0)
+    counts = torch.poisson(torch.full((50, 5, 5), 9.0, dtype=torch.float64), generator=rng)
+    (note,) = _guards.value_warnings(counts, GaussianNoise(0.1))
+    assert "whole numbers" in note
+    assert _guards.value_warnings(counts, GaussianNoise(3.0)) == ()
+    assert _guards.value_warnings(counts, PoissonNoise()) == ()
+    assert _guards.value_warnings(counts + 0.01 * torch.randn(50, 5, 5, generator=rng), GaussianNoise(0.1)) == ()
+    # A converter's whole numbers are what the model with a converter gives.
+    assert _guards.value_warnings(counts, PoissonGaussianNoise(read_std=0.1, adc_bits=12)) == ()

@@ -322,12 +322,17 @@ def test_arguments_are_named() -> None:
         InformationMetric(1.0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="method: need 'auto' or 'gaussian', got 'best'"):
         InformationMetric(noise, method="best")
-    with pytest.raises(ValueError, match="held_out: need a whole number of at least 10 rows, got 3"):
+    with pytest.raises(ValueError, match="held_out: need a whole number of at least 10, got 3"):
         InformationMetric(noise, held_out=3)
     with pytest.raises(ValueError, match="held_out_share: need a value between 0 and 1"):
         InformationMetric(noise, held_out_share=1.0)
     with pytest.raises(ValueError, match="confidence: need a value between 0 and 1"):
         InformationMetric(noise, confidence=95)
+    with pytest.raises(TypeError, match=r"confidence: need a number between 0 and 1, got '0.95' \(str\)"):
+        InformationMetric(noise, confidence="0.95")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"device: need a torch.device or its name, got torch.float32"):
+        InformationMetric(noise).to(torch.float32)  # type: ignore[arg-type]
+    assert InformationMetric(noise, held_out=np.int64(30)).held_out == 30  # type: ignore[arg-type]
 
 
 def test_batches_that_do_not_belong_together_leave_the_metric_as_it_was() -> None:
@@ -364,6 +369,9 @@ def test_too_few_images_and_dead_pixels_are_named() -> None:
         fed(GaussianNoise(1.0), measured).compute()
     _, measured = gaussian_channel(300, 0)
     measured[:, 0, 0] = 1.0
+    with pytest.raises(ValueError, match=r"GaussianNoise makes .* got pixel \(0, 0\) with one value in all 300 images"):
+        fed(GaussianNoise(1.0), measured).compute()
+    measured[:, 0, 0] = measured[:, 0, 1]
     with pytest.raises(ValueError, match="need a covariance of full rank"):
         fed(GaussianNoise(1.0), measured).compute()
 
@@ -373,3 +381,67 @@ def test_a_noise_model_that_does_not_fit_is_said() -> None:
     result = fed(GaussianNoise(3.0), measured, mean).compute()
     assert any("does not follow the noise model" in note for note in result.warnings)
     assert any("negative" in note for note in fed(GaussianNoise(30.0), measured).compute().warnings)
+
+
+# ---- The habits of torchmetrics ----
+
+
+def test_a_call_adds_the_batch_and_gives_its_own_estimate() -> None:
+    _, measured = gaussian_channel(900, 0)
+    metric, alone = (InformationMetric(GaussianNoise(1.0), generator=generator(3)) for _ in range(2))
+    alone.update(measured[:600])
+    assert metric(measured[:600]) == alone.compute()
+    # Too small for an estimate of its own, but it counts.
+    assert metric(measured[600:620]) is None
+    alone.update(measured[600:620])
+    assert metric.compute() == alone.compute()
+    with pytest.raises(ValueError, match="need finite values"):
+        metric(measured / 0)
+    assert metric.n_samples == 620
+
+
+def test_sum_is_what_all_have_seen() -> None:
+    _, measured = gaussian_channel(900, 0)
+    parts = [fed(GaussianNoise(1.0), part) for part in measured.split(300)]
+    first = parts[0].compute()
+    assert_alike(sum(parts).compute(), (parts[0] + parts[1] + parts[2]).compute())  # type: ignore[union-attr]
+    only = sum(parts[:1])
+    assert isinstance(only, InformationMetric)
+    only.update(measured)
+    assert parts[0].compute() == first
+    with pytest.raises(TypeError):
+        sum(parts, start=3)  # type: ignore[call-overload]
+
+
+def test_the_same_images_are_not_merged_twice() -> None:
+    _, measured = gaussian_channel(300, 0)
+    metric = fed(GaussianNoise(1.0), measured)
+    for twice in (lambda: metric.merge(metric), lambda: metric + metric):
+        with pytest.raises(ValueError, match="other: need another metric, got this one"):
+            twice()
+    assert metric.n_samples == 300
+
+
+def test_to_a_device() -> None:
+    _, measured = gaussian_channel(300, 0)
+    metric = InformationMetric(GaussianNoise(1.0), generator=generator(3))
+    assert metric.to("cpu") is metric
+    for part in measured.split(100):
+        metric.update(part)
+        metric.to(torch.device("cpu"))
+    assert metric.compute() == fed(GaussianNoise(1.0), measured).compute()
+    # What lies elsewhere cannot be computed with; that all of it goes, and stays, there can be seen.
+    metric.to("meta")
+    assert {state.device.type for name, state in metric.state_dict().items() if "held" in name} == {"meta"}
+    metric.reset()
+    metric._start(measured, False)
+    assert metric._moments.scatter.device.type == metric._sample.keys.device.type == "meta"
+
+
+def test_labels_and_maps_of_another_shape_are_named() -> None:
+    _, measured = gaussian_channel(60, 0)
+    metric = InformationMetric(GaussianNoise(1.0))
+    with pytest.raises(ValueError, match=r"mean: need noiseless .* got shape \(60,\): labels of a loader"):
+        metric.update(measured, torch.zeros(60, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"std: need a number or a map that fits images \(2, 3\), got \(4, 4\)"):
+        InformationMetric(GaussianNoise(torch.ones(4, 4))).update(measured)

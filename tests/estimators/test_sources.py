@@ -146,6 +146,25 @@ def test_pages_with_colours_have_them_first(tmp_path: Path) -> None:
     assert np.array_equal(found.numpy(), np.moveaxis(values, 3, 1))
 
 
+def test_channels_and_times_of_a_hyperstack(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 99, (25, 2, 3, 4)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", values, imagej=True, metadata={"axes": "TCYX"})
+    found = list(batches(tmp_path / "a.tif", 10))
+    assert [len(batch.measured) for batch in found] == [10, 10, 5]
+    assert np.array_equal(torch.cat([batch.measured for batch in found]).numpy(), values)
+
+
+def test_a_tiff_of_which_a_part_is_gone_is_refused_at_once(tmp_path: Path) -> None:
+    path = save_tiff(tmp_path / "a.tif", np.zeros((200, 32, 32), dtype=np.uint16))
+    path.write_bytes(path.read_bytes()[:20_000])
+    with pytest.raises(ValueError, match=r"a\.tif: the file ends early"):
+        batches(path, 8)
+    # An array of images of three columns looks like one picture with colours.
+    tifffile.imwrite(path, np.zeros((500, 3, 3)), photometric="rgb")
+    with pytest.raises(ValueError, match=r"got one page with colours, axes YXS \(500, 3, 3\)"):
+        batches(path, 8)
+
+
 def test_array_of_a_file_is_chosen_by_name(tmp_path: Path) -> None:
     z, y = stack(), stack() + 1
     for path in (save_npz(tmp_path / "a.npz", first=z, second=y), save_h5(tmp_path / "a.h5", first=z, second=y)):
@@ -223,6 +242,11 @@ def bad_values(bad: float) -> np.ndarray:
         (3.0, TypeError, "source: need an array, a .* pair, an iterable of batches or a path, got float"),
         ([stack(), stack()[:, :2]], ValueError, r"from image 23: need images of shape \(3, 4\) as before"),
         ([(stack(), stack()), stack()], ValueError, "need a mean in every batch"),
+        (
+            DataLoader(TensorDataset(torch.zeros(9, 2, 2), torch.arange(9)), batch_size=4),
+            ValueError,
+            r"source, batch 0: need noiseless images of shape \(4, 2, 2\) .* got shape \(4,\), as labels have",
+        ),
     ],
 )
 def test_sources_that_cannot_be_used_are_named(source: object, error: type[Exception], message: str) -> None:
@@ -241,6 +265,7 @@ def test_batch_size_is_checked() -> None:
     for size in (0, -1, 2.0, True):
         with pytest.raises(ValueError, match="batch_size: need a whole number of at least 1"):
             batches(stack(), size)  # type: ignore[arg-type]
+    assert len(list(batches(stack(), np.int32(5)))) == 5  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="name: need None for a source that is not a file"):
         batches(stack(), 3, name="z")
 
@@ -254,8 +279,9 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=rf"empty.{suffix}: the file is empty"):
             batches(path, 3)
         path.write_bytes(b"this is neither of them, though it has the name" * 20)
-        with pytest.raises(ValueError, match=rf"empty.{suffix}: cannot be read"):
+        with pytest.raises(ValueError, match=rf"empty.{suffix}: cannot be read") as caught:
             batches(path, 3)
+        assert "pickle" not in str(caught.value)
     path = tmp_path / "a.csv"
     path.write_text("1,2")
     with pytest.raises(ValueError, match=r"need a .npy, .npz, .tiff, .h5 or .zarr file, got .csv"):

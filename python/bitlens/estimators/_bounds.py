@@ -36,7 +36,7 @@ class Found(NamedTuple):
     """An estimate in nats per image; the mean of `influence` is `nats`, its spread the statistical error.
 
     `training` adds to that error what the spread does not show; `entropy` and `conditional` (n,) are the rows of
-    -log q(z) and h(z|y) where the estimate is their difference.
+    -log q(z) and h(z|y) where the estimate is their difference, `excess` what the density's finite sample costs it.
     """
 
     nats: float
@@ -52,6 +52,7 @@ class Found(NamedTuple):
     entropy: Tensor | None = None
     conditional: Tensor | None = None
     lower_density: str = ""
+    excess: float | None = None
 
 
 class _Upper(NamedTuple):
@@ -173,6 +174,7 @@ def _from_density(density: DensityRows, rows: Tensor, conditional: Tensor) -> Fo
         warnings=density.warnings,
         training=density.training,
         entropy=corrected + conditional,
+        excess=float(density.excess.mean()),
         conditional=conditional,
     )
 

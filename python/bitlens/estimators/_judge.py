@@ -14,7 +14,8 @@ from torch import Tensor
 from bitlens import __version__
 from bitlens.estimators import _density
 from bitlens.estimators._bounds import Found, estimate
-from bitlens.estimators._guards import certificate_warnings, noise_warnings, scene_set_warnings
+from bitlens.estimators._guards import certificate_warnings, noise_warnings, sample_size_warnings, value_warnings
+from bitlens.estimators._guards_scenes import scene_set_warnings
 from bitlens.estimators._inputs import Groups, check_samples, images, make_groups
 from bitlens.estimators._seeds import take_seed
 from bitlens.estimators.result import InformationEstimate, StandardErrorParts
@@ -60,6 +61,8 @@ def judge(
         raise ValueError(f"confidence: need a value between 0 and 1, got {confidence!r}")
     if type(n_extrapolate) is not int or not 0 <= n_extrapolate <= 6:
         raise ValueError(f"n_extrapolate: need a whole number from 0 to 6, got {n_extrapolate!r}")
+    if method == "known_channel" and n_extrapolate:
+        raise ValueError(f"n_extrapolate: method 'known_channel' fits nothing, need 0, got {n_extrapolate}")
     if method == "known_channel" and mean is None:
         raise ValueError("mean: method 'known_channel' needs the noiseless images, got None")
     measured_images = images("measured", measured)
@@ -83,7 +86,12 @@ def judge(
     bits = found.nats * _TO_BITS
     if repeats is not None:
         notes = [*noise_warnings(noise, images("repeats", repeats), measured_images.shape[1:]), *notes]
+    notes = [*value_warnings(measured_images, noise), *notes]
     notes += scene_set_warnings(measured_images, mean_images, noise, partition, bits=bits, stderr_bits=stderr)
+    if found.excess is not None and not any(" are few" in note for note in notes):
+        n_training = measured_images.shape[0] - int(torch.bincount(partition.folds).max())
+        n_pixels = measured_images[0].numel()
+        notes += sample_size_warnings(n_training, n_pixels, found.method, found.excess * _TO_BITS, bits)
     if found.conditional is not None:
         notes += certificate_warnings(
             measured_images,

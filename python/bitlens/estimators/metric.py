@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple, Self, final
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import stats
@@ -15,7 +16,15 @@ from bitlens.densities import GaussianDensity, held_out_bias_nats
 from bitlens.estimators import _bounds, _density, _judge, _known_channel
 from bitlens.estimators._bounds import Found
 from bitlens.estimators._density import DensityRows
-from bitlens.estimators._inputs import N_FOLDS, Groups, images
+from bitlens.estimators._inputs import (
+    N_FOLDS,
+    Groups,
+    check_noise_maps,
+    check_varying,
+    images,
+    open_share,
+    whole_number,
+)
 from bitlens.estimators._seeds import take_seed
 from bitlens.estimators._streaming import (
     Moments,
@@ -85,17 +94,12 @@ class InformationMetric:
             raise TypeError(f"noise: need a noise model such as bitlens.GaussianNoise, got {type(noise).__name__}")
         if method not in ("auto", "gaussian"):
             raise ValueError(f"method: need 'auto' or 'gaussian', got {method!r}")
-        if isinstance(held_out, bool) or not isinstance(held_out, int) or held_out < _FEWEST_HELD_OUT:
-            raise ValueError(f"held_out: need a whole number of at least {_FEWEST_HELD_OUT} rows, got {held_out!r}")
-        if not 0.0 < held_out_share < 1.0:
-            raise ValueError(f"held_out_share: need a value between 0 and 1, got {held_out_share!r}")
-        if not 0.0 < confidence < 1.0:
-            raise ValueError(f"confidence: need a value between 0 and 1, got {confidence!r}")
         self.noise = noise
         self.method = method
-        self.held_out = held_out
-        self.held_out_share = held_out_share
-        self.confidence = confidence
+        self.held_out = whole_number("held_out", held_out, _FEWEST_HELD_OUT)
+        self.held_out_share = open_share("held_out_share", held_out_share)
+        self.confidence = open_share("confidence", confidence)
+        self._device: torch.device | None = None
         self._seed = take_seed(generator)
         self.reset()
 
@@ -123,9 +127,15 @@ class InformationMetric:
                 nothing has been added then.
         """
         z = images("measured", measured)
+        if isinstance(mean, Tensor | np.ndarray) and mean.ndim < 2:
+            raise ValueError(
+                f"mean: need noiseless images of the shape of measured, {tuple(z.shape)}, got shape "
+                f"{tuple(mean.shape)}: labels of a loader are no means, leave them out"
+            )
         y = None if mean is None else images("mean", mean)
         if isinstance(self.noise, ChecksMeasured):
             self.noise.check_measured(z)
+        check_noise_maps(self.noise, z.shape[1:])
         if y is not None:
             if y.shape != z.shape:
                 raise ValueError(f"mean: need the shape of measured, {tuple(z.shape)}, got {tuple(y.shape)}")
@@ -142,6 +152,35 @@ class InformationMetric:
         for first in range(0, z.shape[0], step):
             part = slice(first, first + step)
             self._add(z[part], None if y is None else y[part])
+
+    def __call__(
+        self, measured: Tensor | NDArray[Any], mean: Tensor | NDArray[Any] | None = None
+    ) -> InformationEstimate | None:
+        """`update`, and the estimate from this batch alone; None where that is too small for one.
+
+        Raises:
+            TypeError, ValueError: what `update` raises; nothing has been added then.
+        """
+        alone = self._like()
+        alone.update(measured, mean)
+        self.update(measured, mean)
+        try:
+            return alone.compute()
+        except ValueError:  # too few images
+            return None
+
+    def to(self, device: torch.device | str) -> Self:
+        """Keep what has been seen, and what will be, on this device; the noise model stays where it is.
+
+        Raises:
+            TypeError: not a device: all is kept in float64.
+        """
+        if not isinstance(device, torch.device | str):
+            raise TypeError(f"device: need a torch.device or its name, got {device!r}")
+        self._device = torch.device(device)
+        self._moments = Moments(self._moments.n, *(value.to(self._device) for value in self._moments[1:]))
+        self._sample = _HeldOut(*(value.to(self._device) for value in self._sample))
+        return self
 
     def compute(self) -> InformationEstimate:
         """The information in all images so far; changes nothing.
@@ -194,10 +233,12 @@ class InformationMetric:
 
         Raises:
             TypeError: not an InformationMetric.
-            ValueError: another noise model, other settings or images of another shape.
+            ValueError: this very metric, another noise model, other settings or images of another shape.
         """
         if not isinstance(other, InformationMetric):
             raise TypeError(f"other: need an InformationMetric, got {type(other).__name__}")
+        if other is self:
+            raise ValueError("other: need another metric, got this one, whose images would count twice")
         if not _same_noise(self.noise, other.noise):
             raise ValueError("other: need the same noise model with the same parameters")
         if not torch.equal(self._settings(), other._settings()):
@@ -205,6 +246,7 @@ class InformationMetric:
         if other._shape is None:
             return self
         device = other._moments.mean.device if self._shape is None else self._moments.mean.device
+        device = device if self._device is None else self._device
         moments = Moments(other._moments.n, *(value.to(device) for value in other._moments[1:]))
         sample = _HeldOut(*(value.to(device) for value in other._sample))
         if self._shape is None:
@@ -226,16 +268,13 @@ class InformationMetric:
         """What both have seen, in a new metric with the seed of the first."""
         if not isinstance(other, InformationMetric):
             return NotImplemented
-        generator = torch.Generator().manual_seed(self._seed)
-        total = InformationMetric(
-            self.noise,
-            method=self.method,
-            held_out=self.held_out,
-            held_out_share=self.held_out_share,
-            confidence=self.confidence,
-            generator=generator,
-        )
-        return total.merge(self).merge(other)
+        if other is self:
+            raise ValueError("other: need another metric, got this one, whose images would count twice")
+        return self._like().merge(self).merge(other)
+
+    def __radd__(self, other: object) -> InformationMetric:
+        """So that `sum(metrics)` is what all of them have seen, in a new metric."""
+        return self._like().merge(self) if type(other) is int and other == 0 else NotImplemented
 
     def state_dict(self) -> dict[str, Tensor]:
         """All that has been seen, as tensors: for a checkpoint, or to gather from other processes."""
@@ -278,8 +317,23 @@ class InformationMetric:
         names = ("held_out_keys", "held_out_measured", "held_out_mean")
         self._sample = _HeldOut(*(state[name].clone() for name in names))
         self._has_mean = self._sample.mean.shape[1] > 0
+        if self._device is not None:
+            self.to(self._device)
 
     # ---- What the calls above are made of ----
+
+    def _like(self) -> InformationMetric:
+        """A new metric of these settings and this seed that has seen nothing."""
+        made = InformationMetric(
+            self.noise,
+            method=self.method,
+            held_out=self.held_out,
+            held_out_share=self.held_out_share,
+            confidence=self.confidence,
+            generator=torch.Generator().manual_seed(0),
+        )
+        made._seed, made._device = self._seed, self._device
+        return made
 
     def _settings(self) -> Tensor:
         return torch.tensor([self.held_out, self.held_out_share], dtype=torch.float64)
@@ -287,11 +341,12 @@ class InformationMetric:
     def _start(self, measured: Tensor, has_mean: bool) -> None:
         n_pixels = measured[0].numel()
         self._shape, self._has_mean = measured.shape[1:], has_mean
-        self._moments = Moments.empty(n_pixels, measured.device)
-        keys = torch.zeros(0, dtype=torch.int64, device=measured.device)
-        nothing = measured.new_zeros(0, n_pixels)
+        device = measured.device if self._device is None else self._device
+        self._moments = Moments.empty(n_pixels, device)
+        keys = torch.zeros(0, dtype=torch.int64, device=device)
+        nothing = torch.zeros(0, n_pixels, dtype=torch.float64, device=device)
         # No mean has no columns either: the state says so though no row is held yet.
-        self._sample = _HeldOut(keys, nothing, nothing if has_mean else measured.new_zeros(0, 0))
+        self._sample = _HeldOut(keys, nothing, nothing if has_mean else nothing.new_zeros(0, 0))
 
     def _add(self, measured: Tensor, mean: Tensor | None) -> None:
         conditional = conditional_entropy_per_sample(self.noise, measured, mean)
@@ -331,6 +386,11 @@ class InformationMetric:
             return None
         cholesky, failed = torch.linalg.cholesky_ex(scatter / (n_fitted - 1))
         if int(failed) or not bool(torch.isfinite(cholesky).all()):
+            held = self._sample.measured
+            # What rounding makes of the spread of a constant.
+            still = scatter.diagonal() <= n_fitted * (1e-12 * mean).square()
+            constant = (still & (held == held[0]).all(dim=0)).reshape(self._shape)
+            check_varying(constant, self._n_samples, self.noise)
             raise ValueError("measured: need a covariance of full rank, got pixels that are constant or repeated")
         bias = held_out_bias_nats(n_fitted, n_pixels)
         return GaussianDensity(mean.reshape(self._shape), cholesky, n_fitted, bias, True)

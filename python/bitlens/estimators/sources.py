@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,6 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from bitlens.datasets._packages import package_for
+from bitlens.datasets._tiff import TiffStack
+from bitlens.estimators._inputs import whole_number
 
 _HDF5 = (".h5", ".hdf5", ".hdf")
 _TIFF = (".tif", ".tiff")
@@ -46,7 +49,8 @@ def batches(source: object, batch_size: int, *, name: str | None = None) -> Iter
     Args:
         source: an array (n, ...) or anything with shape, dtype and slicing; a tuple (measured, mean) of two such; a
             DataLoader or any iterable of batches (n, ...), of pairs or of {"measured": ..., "mean": ...}; a path to
-            .npy, .npz, .tiff, .h5 or .zarr. Pages of a TIFF are images; h5py, tifffile and zarr are loaded when needed.
+            .npy, .npz, .tiff, .h5 or .zarr. Axes of a TIFF say which counts images. h5py, tifffile and zarr are loaded when
+            needed.
         name: which array of an .npz, .h5 or .zarr with several; None takes "measured" and, if there, "mean".
 
     Raises:
@@ -55,8 +59,7 @@ def batches(source: object, batch_size: int, *, name: str | None = None) -> Iter
         FileNotFoundError: there is no such file.
         ModuleNotFoundError: the package that reads such a file is not installed.
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size: need a whole number of at least 1, got {batch_size!r}")
+    batch_size = whole_number("batch_size", batch_size, 1)
     what = str(source) if isinstance(source, str | Path) else "source"
     found = _checked(_parts(source, batch_size, name), what)
     # The first one now: what is wrong with a source is said where it is passed.
@@ -112,6 +115,11 @@ def _from_iterable(source: Iterable[object], batch_size: int) -> Iterator[_Raw]:
                 f"source: need batches that are arrays, or (measured, mean) pairs of arrays, got "
                 f"{type(item).__name__} as batch {index}"
             )
+        if mean is not None and len(_shape(mean)) < 2 <= len(_shape(measured)):
+            raise ValueError(
+                f"source, batch {index}: need noiseless images of shape {_shape(measured)} as the second of a pair, "
+                f"got shape {_shape(mean)}, as labels have; pass the images alone: (images for images, label in loader)"
+            )
         yield from _slices(measured, mean, batch_size, f"source, batch {index}")
 
 
@@ -140,6 +148,11 @@ def _from_file(path: Path, batch_size: int, name: str | None) -> Iterator[_Raw]:
 
 
 def _from_npy(path: Path, batch_size: int) -> Iterator[_Raw]:
+    with path.open("rb") as file:
+        start = file.read(2)
+    # What numpy does not know, it takes for a pickle: text, too.
+    if not start.startswith((b"\x93", b"PK", b"\x80")):
+        raise ValueError(f"{path}: cannot be read: need a file that numpy.save wrote, got something else")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, EOFError, ValueError) as error:
@@ -189,25 +202,12 @@ def _member(file: Any, batch_size: int, what: str) -> Iterator[NDArray[Any]]:
 
 
 def _from_tiff(path: Path, batch_size: int) -> Iterator[_Raw]:
-    tifffile = _module("tifffile", path)
-    try:
-        file = tifffile.TiffFile(path)
-    except tifffile.TiffFileError as error:
-        raise ValueError(f"{path}: cannot be read: {_reason(error)}") from error
-    with file:
-        n_pages = len(file.pages)
-        for first in range(0, n_pages, batch_size):
-            pages = [file.pages[index].asarray() for index in range(first, min(first + batch_size, n_pages))]
-            if len({page.shape for page in pages}) > 1:
-                raise ValueError(f"{path}: need pages of one shape, got {sorted({page.shape for page in pages})}")
-            _check_kind(pages[0].dtype, str(path))
-            stack = np.stack(pages)
-            # Colours come last in a page.
-            yield np.moveaxis(stack, 3, 1) if stack.ndim == 4 else stack, None
+    with TiffStack(path) as stack:
+        yield from _slices(stack, None, batch_size, str(path))
 
 
 def _from_hdf5(path: Path, batch_size: int, name: str | None) -> Iterator[_Raw]:
-    h5py = _module("h5py", path)
+    h5py = package_for("h5py", path)
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -220,7 +220,7 @@ def _from_hdf5(path: Path, batch_size: int, name: str | None) -> Iterator[_Raw]:
 
 
 def _from_zarr(path: Path, batch_size: int, name: str | None) -> Iterator[_Raw]:
-    store = _module("zarr", path).open(str(path), mode="r")
+    store = package_for("zarr", path).open(str(path), mode="r")
     if hasattr(store, "dtype"):
         if name is not None:
             raise ValueError(f"name: need None for a single array, got {name!r}")
@@ -243,15 +243,6 @@ def _chosen(names: list[str], name: str | None, path: Path) -> tuple[str, str | 
     if len(names) > 1:
         raise ValueError(f"{path}: holds {len(names)} arrays; choose one with name=: {', '.join(names)}")
     return names[0], None
-
-
-def _module(package: str, path: Path) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{path}: to read such a file needs {package}, which is not installed: pip install {package}"
-        ) from error
 
 
 def _reason(error: Exception) -> str:
