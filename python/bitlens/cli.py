@@ -5,6 +5,7 @@ torch and matplotlib are imported by the commands that need them, so that help c
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bitlens import __version__
-from bitlens._cli_estimate import estimate
+from bitlens._cli_estimate import estimate, read_for
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,17 +96,18 @@ bitlens.add_command(estimate)
 def calibrate(flats: tuple[str, ...], dark_file: str, confidence: float, out: str | None, as_json: bool) -> None:
     """Gain, offset, read noise and full well of a sensor from flat and dark frames.
 
-    FLATS are npy or npz files in ADU: (frame, row, column) at one illumination each, or (level, frame, row, column).
+    FLATS are npy, npz, tiff or hdf5 files in ADU: (frame, row, column) at one illumination each, or (level, frame,
+    row, column).
     """
     from bitlens.datasets import read_stack
     from bitlens.noise import calibrate as calibrate_frames
 
-    darks = read_stack(dark_file)
+    darks = read_for("--dark", lambda: read_stack(dark_file))
     if darks.shape[1] != 1:
         raise click.UsageError(f"--dark: {dark_file}: need (frame, row, column), got {tuple(darks.shape)}")
     levels: list[Tensor] = []
     for path in flats:
-        stack = read_stack(path)
+        stack = read_for("FLATS", functools.partial(read_stack, path))
         levels += [stack[:, 0]] if stack.shape[1] == 1 else list(stack)
     result = calibrate_frames(levels, darks[:, 0], confidence=confidence)
     written = [] if out is None else _write_calibration(result, Path(out))

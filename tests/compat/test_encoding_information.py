@@ -491,3 +491,56 @@ def test_too_few_images_for_refits_leave_the_interval_open() -> None:
     found = estimate_information(model, GaussianNoiseModel(1.0), images[:20], images[20:], confidence_interval=0.9)
     assert isinstance(found, tuple)
     assert found[1:] == (-math.inf, math.inf)
+
+
+# ---- What is not offered says what is ----
+
+COMPAT = "bitlens.compat.encoding_information"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("import {}.datasets", "has no datasets: bitlens.datasets.read_stack reads"),
+        ("from {}.datasets import MNISTDataset", "has no datasets"),
+        ("from {}.datasets.cfa_dataset import ColorFilterArrayDataset", "has no datasets"),
+        ("from {} import datasets", "has no datasets"),
+        ("from {}.bsccm_utils import *", "has no bsccm_utils: read the images with the package bsccm"),
+        ("from {}.models.multichannel_pixel_cnn import MultiChannelPixelCNN", "models.PixelCNN takes images"),
+        ("from {}.models.image_distribution_models import train_model", "has no train_model: call `fit`"),
+        ("from {}.plot_utils import plot_intensity_coord_histogram", "use matplotlib's Axes.hist2d"),
+        ("from {}.plot_utils import something_else", "cannot import name 'something_else'"),
+    ],
+)
+def test_what_is_not_offered_says_what_is(line: str, message: str) -> None:
+    with pytest.raises(ImportError, match=message):
+        exec(line.format(COMPAT), {})
+
+
+def test_older_name_of_the_base_of_models() -> None:
+    from bitlens.compat.encoding_information.models import image_distribution_models, model_base_class
+
+    assert image_distribution_models.ProbabilisticImageModel is model_base_class.MeasurementModel
+    assert not hasattr(image_distribution_models, "anything")
+
+
+def test_samples_are_drawn_beside_the_images() -> None:
+    from matplotlib import pyplot
+
+    from bitlens.compat.encoding_information.plot_utils import plot_samples
+
+    random = np.random.default_rng(0)
+    truth = random.normal(50.0, 5.0, (20, 6, 5))
+    samples = [random.normal(50.0, 5.0, (9, 6, 5)), random.normal(50.0, 5.0, (3, 6, 5))]
+    try:
+        plot_samples(samples, truth, ["one", "two"], contrast_cutoff=95)
+        axes = pyplot.gcf().axes
+        assert [len(axis.images) for axis in axes] == [1] * 8 + [1] * 3 + [0] * 5 + [1] * 8
+        assert [axes[8 * row].get_title(loc="left") for row in range(3)] == ["one", "two", "Ground truth"]
+        np.testing.assert_array_equal(axes[9].images[0].get_array(), samples[1][1])
+        assert {axis.images[0].get_clim() for axis in axes if axis.images} == {tuple(np.percentile(truth, [5, 95]))}
+        plot_samples(samples[0], truth)
+    finally:
+        pyplot.close("all")
+    with pytest.raises(ValueError, match="model_names: need a name for each of 2 stacks, got 1"):
+        plot_samples(samples, truth)

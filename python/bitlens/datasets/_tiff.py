@@ -72,32 +72,29 @@ class TiffStack:
         self.shape = (self._per_series * len(self._series), *(() if n_channels is None else (n_channels,)), *plane)
 
     def _checked_pages(self, series: Any) -> NDArray[Any] | None:
-        """None where each plane has a page; one array on disk where a single page stands for all that follow it.
+        """One array on disk where all planes lie there in a row, else None: each plane has a page.
 
         Raises:
             ValueError: pages that the axes promise are not there, or end beyond the file.
         """
-        n_planes, n_pages = math.prod(self._leading), len(series.pages)
-        size = self._path.stat().st_size
-        if n_pages == n_planes:
-            for index, page in enumerate(series.pages):
-                if page is None:
-                    raise ValueError(f"{self._path}: need all its pages, got none as page {index}")
-                if page.parent.filehandle.path != self._file.filehandle.path:
-                    size = Path(page.parent.filehandle.path).stat().st_size
-                ends = [start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
-                if max(ends, default=0) > size:
-                    raise ValueError(f"{self._path}: the file ends early, within page {index} of {n_pages}")
-            return None
-        n_bytes = math.prod(series.shape) * np.dtype(series.dtype).itemsize
-        start = series.dataoffset
-        if start is None or start + n_bytes > size:
+        n_planes, n_pages, size = math.prod(self._leading), len(series.pages), self._path.stat().st_size
+        start, n_bytes = series.dataoffset, math.prod(series.shape) * np.dtype(series.dtype).itemsize
+        if start is not None and start + n_bytes <= size:
+            dtype = np.dtype(series.dtype).newbyteorder(self._file.byteorder)
+            return np.memmap(self._path, dtype, "r", start, tuple(series.shape))
+        if n_pages != n_planes:
             raise ValueError(
                 f"{self._path}: need the {n_planes} images that its axes {series.axes} {tuple(series.shape)} promise, "
                 f"got {n_pages} pages: the file is cut short or damaged"
             )
-        dtype = np.dtype(series.dtype).newbyteorder(self._file.byteorder)
-        return np.memmap(self._path, dtype, "r", start, tuple(series.shape))
+        for index, page in enumerate(series.pages):
+            if page is None:
+                raise ValueError(f"{self._path}: need all its pages, got none as page {index}")
+            of = Path(page.parent.filehandle.path)  # a set of several files refers to the others
+            ends = [first + count for first, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
+            if max(ends, default=0) > (size if of == self._path.absolute() else of.stat().st_size):
+                raise ValueError(f"{self._path}: the file ends early, within page {index} of {n_pages}")
+        return None
 
     def __len__(self) -> int:
         return int(self.shape[0])
@@ -127,7 +124,7 @@ class TiffStack:
         )
         memory = self._memory[which]
         if memory is not None:
-            plane = np.asarray(memory[place])
+            plane = np.asarray(memory[place], self.dtype)
         else:
             number = int(np.ravel_multi_index(place, self._leading)) if place else 0
             plane = self._series[which].pages[number].asarray()

@@ -37,6 +37,18 @@ class ChannelMixture(NamedTuple):
         ]
         return torch.cat(parts)
 
+    @torch.no_grad()
+    def conditional_entropy(self, measured: Tensor) -> Tensor:
+        """E_q[h(z|mean) given z], entropies of the components by their share in each image: (n, ...) -> (n,) nats."""
+        images = as_images(measured, self.means.shape[1:])
+        entropies = self.noise.entropy(self.means).flatten(1).sum(1).to(torch.float64)
+        rows = max(1, _CHUNK_PAIRS // len(self.means))
+        parts = [
+            posteriors(log_prob_pairs(self.noise, part, self.means), self.log_weights) @ entropies
+            for part in images.split(rows)
+        ]
+        return torch.cat(parts)
+
     def sample(self, n: int, generator: torch.Generator | None) -> Tensor:
         """n measurements, (n, ...) float64."""
         component = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=generator)

@@ -93,6 +93,10 @@ class ScaleMixtureDensity(Density):
         """log q(z) of each image, (n, ...) -> (n,) nats."""
         return self._fitted().log_prob(measured)
 
+    def conditional_entropy(self, measured: Tensor) -> Tensor:
+        """E_q[h(z|mean) given z] of each image, (n, ...) -> (n,) nats: by the brightness that all its pixels tell."""
+        return self._fitted().conditional_entropy(measured)
+
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """A brightness drawn by its weight and the noise on it: n images, (n, ...)."""
         return self._fitted().sample(n, generator)

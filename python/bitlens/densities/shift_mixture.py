@@ -81,6 +81,10 @@ class ShiftMixtureDensity(Density):
         """log q(z) of each image, (n, row, column) -> (n,) nats."""
         return self._fitted().log_prob(measured)
 
+    def conditional_entropy(self, measured: Tensor) -> Tensor:
+        """E_q[h(z|mean) given z] of each image, (n, ...) -> (n,) nats: by the shift that all its pixels tell."""
+        return self._fitted().conditional_entropy(measured)
+
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """A shift drawn by its weight and the noise on the pattern there: n images, (n, row, column)."""
         return self._fitted().sample(n, generator)

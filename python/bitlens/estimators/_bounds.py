@@ -94,7 +94,7 @@ def estimate(
     conditional = conditional_entropy_per_sample(noise, measured, mean)
     if mean is None:
         assert density is not None
-        return _from_density(density, -density.log_prob - conditional, conditional)
+        return _from_density(density, -density.log_prob - conditional, conditional, by_density=True)
     log_likelihood = _log_likelihood(noise, measured, mean)
     if not bool(torch.isfinite(log_likelihood).all()):
         raise ValueError("mean: need noiseless images under which `measured` is possible, got probability 0")
@@ -160,16 +160,21 @@ def _fitted_density(
     return _density.cross_fit(measured, dithered, densities, groups, n_extrapolate, to_the_limit=method == "auto")
 
 
-def _from_density(density: DensityRows, rows: Tensor, conditional: Tensor) -> Found:
+def _from_density(density: DensityRows, rows: Tensor, conditional: Tensor, by_density: bool = False) -> Found:
+    """`by_density`: the estimate, not the bound, takes h(z|y) from the density, which knows y by all pixels at once."""
     # Where nobody knows what the finite sample costs, the bound is all there is.
     known = bool(torch.isfinite(density.excess).all())
     corrected = rows - density.excess if known else rows
+    upper = float(rows.mean())
+    if known and by_density and density.conditional is not None:
+        conditional = density.conditional
+        corrected = -density.log_prob - conditional - density.excess
     return Found(
         nats=float(corrected.mean()),
         influence=corrected,
         bound="estimate" if known else "upper",
         method=density.name,
-        upper=float(rows.mean()),
+        upper=upper,
         converged=density.converged,
         warnings=density.warnings,
         training=density.training,

@@ -70,7 +70,9 @@ _OF_NOISE = ("scale_mixture", "independent_pixels", "scene_mixture", "shift_mixt
 class DensityRows(NamedTuple):
     """For each sample log q(z) in nats and the expected finite-sample excess of -log q; notes on them.
 
-    `training` is what the draw of the training images does to their mean, where refits tell.
+    `training` is what the draw of the training images does to their mean, where refits tell. `conditional` is
+    E_q[h(z|y) given z] of a density made of the noise model with one number (brightness, shift) behind all pixels, if
+    the images are like its own.
     """
 
     log_prob: Tensor
@@ -79,6 +81,7 @@ class DensityRows(NamedTuple):
     converged: bool
     warnings: tuple[str, ...]
     training: TrainingError | None = None
+    conditional: Tensor | None = None
 
 
 def candidates(method: str, measured: Tensor, noise: NoiseModel, n_training: int) -> dict[str, Density]:
@@ -163,6 +166,7 @@ def cross_fit(
     """
     log_prob = measured.new_empty(measured.shape[0])
     excess = torch.zeros_like(log_prob)
+    conditional = torch.full_like(log_prob, math.nan)
     fourth, second = torch.zeros_like(log_prob), torch.zeros_like(log_prob)
     names: list[str] = []
     converged, typical = True, True
@@ -184,6 +188,8 @@ def cross_fit(
             second[reported], fourth[reported] = power.mean(1), power.square().mean(1)
         elif fold == 0:
             typical = _typical(density, log_prob[reported])
+        if isinstance(density, ScaleMixtureDensity | ShiftMixtureDensity):
+            conditional[reported] = density.conditional_entropy(images[reported])
         excess[reported] = density.held_out_bias_nats
         if to_the_limit and fewer is not None and math.isnan(density.held_out_bias_nats):
             excess[reported] = refits[-1].to_the_limit * refits[-1].change
@@ -202,7 +208,9 @@ def cross_fit(
             f"the images are not like those of the {name} density, the best at hand: the upper bound from it may lie "
             f"far above the truth",
         )
-    return DensityRows(log_prob, excess, name, converged, notes, training_error(refits, len(log_prob)))
+    of_noise = typical and bool(torch.isfinite(conditional).all())
+    training_part = training_error(refits, len(log_prob))
+    return DensityRows(log_prob, excess, name, converged, notes, training_part, conditional if of_noise else None)
 
 
 def _typical(density: Density, log_prob: Tensor) -> bool:

@@ -61,7 +61,7 @@ def whole_number(name: str, value: object, least: int, most: int | None = None) 
     if not whole or int(value) < least or (most is not None and int(value) > most):  # type: ignore[call-overload]
         need = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise ValueError(f"{name}: need a whole number {need}, got {value!r}")
-    return int(value)  # type: ignore[call-overload,no-any-return]
+    return int(value)  # type: ignore[call-overload]
 
 
 def open_share(name: str, value: object) -> float:
@@ -93,8 +93,9 @@ def check_varying(constant: Tensor, n_samples: int, noise: NoiseModel) -> None:
     listed = ", ".join(map(str, places[:_MOST_LISTED])) + (", ..." if len(places) > _MOST_LISTED else "")
     what = "pixel" if len(places) == 1 else f"{len(places)} pixels,"
     raise ValueError(
-        f"measured: need pixels that vary, as {type(noise).__name__} makes each of them, got {what} {listed} with one "
-        f"value in all {n_samples} images: leave dead pixels out, or name the ADC whose codes hide the noise (adc_bits)"
+        f"measured: need pixels that vary (a covariance of full rank), as {type(noise).__name__} makes them, "
+        f"got {what} {listed} with one value in all {n_samples} images: leave dead pixels out, or name the ADC whose "
+        "codes hide the noise (adc_bits)"
     )
 
 

@@ -49,8 +49,8 @@ def batches(source: object, batch_size: int, *, name: str | None = None) -> Iter
     Args:
         source: an array (n, ...) or anything with shape, dtype and slicing; a tuple (measured, mean) of two such; a
             DataLoader or any iterable of batches (n, ...), of pairs or of {"measured": ..., "mean": ...}; a path to
-            .npy, .npz, .tiff, .h5 or .zarr. Axes of a TIFF say which counts images. h5py, tifffile and zarr are loaded when
-            needed.
+            .npy, .npz, .tiff, .h5 or .zarr. Axes of a TIFF say which counts images. h5py, tifffile and zarr are loaded
+            when needed.
         name: which array of an .npz, .h5 or .zarr with several; None takes "measured" and, if there, "mean".
 
     Raises:
