@@ -131,8 +131,10 @@ def test_patch_cuts_every_image_into_squares_of_one_group(stack: Path, capsys: p
     images = np.load("z.npy")
     np.savez("cut.npz", np.concatenate([images[:, r : r + 3, c : c + 3] for r in (0, 3) for c in (0, 3)]))
     np.save("labels.npy", np.tile(np.arange(60), 4))
-    by_patch = json.loads(run(capsys, "estimate", "z.npy", *POISSON_GAUSSIAN, "--patch", "3", "--json"))
-    by_hand = json.loads(run(capsys, "estimate", "cut.npz", *POISSON_GAUSSIAN, "--groups", "labels.npy", "--json"))
+    # A density whose fit does not depend on the order of the images.
+    method = ("--method", "gaussian", "--json")
+    by_patch = json.loads(run(capsys, "estimate", "z.npy", *POISSON_GAUSSIAN, "--patch", "3", *method))
+    by_hand = json.loads(run(capsys, "estimate", "cut.npz", *POISSON_GAUSSIAN, "--groups", "labels.npy", *method))
     assert by_patch["n_samples"] == 240
     # The same patches in another order: the folds and with them the value agree up to rounding.
     assert by_patch["bits"] == pytest.approx(by_hand["bits"], abs=1e-6)
@@ -378,16 +380,15 @@ def test_confidence_widens_the_interval(stack: Path, capsys: pytest.CaptureFixtu
     assert "50 % interval" in run(capsys, "estimate", "z.npy", *POISSON_GAUSSIAN, "--confidence", "0.5")
 
 
-@pytest.mark.parametrize("patch", [(), ("--patch", "3")])
-def test_repeats_check_the_noise(stack: Path, capsys: pytest.CaptureFixture[str], patch: tuple[str, ...]) -> None:
+def test_repeats_check_the_noise(stack: Path, capsys: pytest.CaptureFixture[str]) -> None:
     generator = np.random.default_rng(1)
     mean = np.load("y.npy")[:3, None] * np.ones((1, 40, 1, 1))
     repeats = generator.poisson(mean) + 2 * generator.standard_normal(mean.shape)
     np.save("right.npy", repeats)
     np.save("wrong.npy", repeats[0] + 30 * generator.standard_normal(mean.shape[1:]))
     said = "does not fit the repeats"
-    assert said not in run(capsys, "estimate", "z.npy", *POISSON_GAUSSIAN, *patch, "--repeats", "right.npy")
-    assert said in run(capsys, "estimate", "z.npy", *POISSON_GAUSSIAN, *patch, "--repeats", "wrong.npy")
+    assert said not in run(capsys, "estimate", "z.npy", *POISSON_GAUSSIAN, "--repeats", "right.npy")
+    assert said in run(capsys, "estimate", "z.npy", *POISSON_GAUSSIAN, "--repeats", "wrong.npy")
 
 
 def test_squares_of_repeats_stay_scenes() -> None:
@@ -420,9 +421,20 @@ def test_whole_images(stack: Path, capsys: pytest.CaptureFixture[str]) -> None:
         generator=torch.Generator().manual_seed(0),
     )
     assert fields == expected.to_dict()
-    # White images: 0.5 log2(9) bits in each pixel, and what the fit to four images costs.
-    assert fields["bits_per_pixel"] == pytest.approx(0.5 * np.log2(9.0), abs=0.06)
+    # White images: 0.5 log2(9) bits in each pixel; the bound carries what the fit to three small ones costs.
+    assert -0.02 < fields["bits_per_pixel"] - 0.5 * np.log2(9.0) < 0.2
     printed = run(capsys, *arguments, *settings, "--out", "figures")
     assert "images of 1 x 24 x 24" in printed
     assert "no training_sizes.png" in printed
     assert [path.name for path in (stack / "figures").iterdir()] == ["bounds.png"]
+
+
+def test_calibrate_names_the_file_that_it_cannot_use(stack: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frames = np.load("z.npy")
+    np.savez("two.npz", a=frames, b=frames)
+    assert fail(capsys, "calibrate", "z.npy", "--dark", "two.npz").startswith(
+        "--dark: two.npz: holds 2 arrays, need one"
+    )
+    assert fail(capsys, "calibrate", "two.npz", "--dark", "z.npy").startswith(
+        "FLATS: two.npz: holds 2 arrays, need one"
+    )

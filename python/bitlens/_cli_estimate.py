@@ -24,6 +24,8 @@ METHODS = (
     "gaussian",
     "stationary_gaussian",
     "gaussian_mixture",
+    "factor_mixture",
+    "gaussian_copula",
     "scale_mixture",
     "independent_pixels",
     "scene_mixture",
@@ -181,19 +183,17 @@ def _images(
     from bitlens.datasets import read_stack
     from bitlens.datasets.stacks import read_measurements
 
-    # What is wrong with a file is said once, in one line.
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
-    found: Measurements = _read("--array", lambda: read_measurements(file, name=array))
+    found: Measurements = read_for("--array", lambda: read_measurements(file, name=array))
     measured, mean = found
     shape = tuple(measured.shape)
     if mean_file is not None:
-        other = _read("--mean", lambda: read_measurements(mean_file))
+        other = read_for("--mean", lambda: read_measurements(mean_file))
         mean = other.measured if other.mean is None else other.mean
         if mean.shape != measured.shape:
             raise click.UsageError(f"--mean: need the shape of {file}, {shape}, got {tuple(mean.shape)} in {mean_file}")
     repeats = None
     if repeats_file is not None:
-        repeats = _read("--repeats", lambda: read_stack(repeats_file))
+        repeats = read_for("--repeats", lambda: read_stack(repeats_file))
         if shape[1] == 1 and repeats.shape[1] != 1:  # (n_scenes, n_repeats, row, column)
             repeats = repeats[:, :, None]
         if repeats.shape[-3:] != measured.shape[1:]:
@@ -204,8 +204,10 @@ def _images(
     return _Images(measured, mean, repeats, None if groups_file is None else _labels(groups_file, shape[0]))
 
 
-def _read(option: str, read: Callable[[], Read]) -> Read:
-    """What `read` gives; what it raises in the words of the command line."""
+def read_for(option: str, read: Callable[[], Read]) -> Read:
+    """What `read` gives; what it raises in the words of the command line, where `option` names the file."""
+    # What is wrong with a file is said once, in one line.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     try:
         return read()
     except ValueError as error:

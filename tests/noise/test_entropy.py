@@ -167,3 +167,15 @@ def test_design_of_scenes_with_a_dark_row_takes_its_steps() -> None:
         generator=torch.Generator().manual_seed(0),
     )
     assert float(result.encoder.log_time.detach()) > 0.01  # type: ignore[operator]
+
+
+def test_a_dark_pixel_without_a_count_has_a_finite_slope() -> None:
+    """log p(0 | y) = -y, at y = 0 too; a count there is impossible."""
+    mean = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    log_prob = PoissonNoise().log_prob(torch.zeros(3), mean)
+    log_prob.sum().backward()
+    assert torch.equal(log_prob.detach(), torch.zeros(3, dtype=torch.float64))
+    assert mean.grad is not None
+    assert torch.equal(mean.grad, -torch.ones(3, dtype=torch.float64))
+    assert float(PoissonNoise().log_prob(torch.ones(1), torch.zeros(1))) == -math.inf
+    assert bool(PoissonNoise().log_prob(torch.tensor([1.0, 1.0]), torch.tensor([-1.0, math.nan])).isnan().all())

@@ -9,16 +9,18 @@ from bitlens.datasets.bundled import (
     scene_patches,
 )
 from bitlens.datasets.patches import Patches, random_patches
-from bitlens.datasets.stacks import read_stack
+from bitlens.datasets.stacks import Measurements, read_measurements, read_stack
 
 __all__ = [
     "FITTING_SCENES",
     "REPORTING_SCENES",
     "SCENES",
+    "Measurements",
     "Patches",
     "linearize_srgb",
     "load_scene",
     "random_patches",
+    "read_measurements",
     "read_stack",
     "scene_patches",
 ]

@@ -43,7 +43,13 @@ def paint_ellipses(
     # The distance from the edge to first order, which is exact there: the rest is all in or all out.
     distance = (1 - radius) * radius / slope.clamp(min=1e-12 / float(semi_axes.min()))
     distance = torch.where(radius < 0.5, pixel, distance)
-    cover = (0.5 + distance / pixel).clamp(0, 1)
+    if ripple is None:
+        # Beyond the tip of a thin ellipse the first order is too near: no point is nearer than the box around it.
+        beyond = torch.maximum((across.abs() - 1) * semi_axes[:, :1, None], (down.abs() - 1) * semi_axes[:, 1:, None])
+        distance = torch.minimum(distance, torch.where(beyond > 0, -beyond, distance))
+    # What is thinner than a pixel fills none.
+    thickness = 2 / pixel * semi_axes.min(dim=1).values[:, None, None]
+    cover = torch.minimum((0.5 + distance / pixel).clamp(0, 1), thickness)
     level = torch.as_tensor(value, dtype=torch.float64).expand(len(image))[:, None, None]
     return image + cover * (level - image)
 

@@ -16,7 +16,7 @@ from bitlens.estimators import _density
 from bitlens.estimators._bounds import Found, estimate
 from bitlens.estimators._guards import certificate_warnings, noise_warnings, sample_size_warnings, value_warnings
 from bitlens.estimators._guards_scenes import scene_set_warnings
-from bitlens.estimators._inputs import Groups, check_samples, images, make_groups
+from bitlens.estimators._inputs import Groups, check_samples, images, make_groups, open_share, whole_number
 from bitlens.estimators._seeds import take_seed
 from bitlens.estimators.result import InformationEstimate, StandardErrorParts
 from bitlens.kernels import _backend
@@ -57,10 +57,8 @@ def judge(
         raise ValueError(f"method: need one of {', '.join(map(repr, METHODS))}, got {method!r}")
     if not isinstance(noise, NoiseModel):
         raise TypeError(f"noise: need a noise model such as bitlens.GaussianNoise, got {type(noise).__name__}")
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence: need a value between 0 and 1, got {confidence!r}")
-    if type(n_extrapolate) is not int or not 0 <= n_extrapolate <= 6:
-        raise ValueError(f"n_extrapolate: need a whole number from 0 to 6, got {n_extrapolate!r}")
+    confidence = open_share("confidence", confidence)
+    n_extrapolate = whole_number("n_extrapolate", n_extrapolate, 0, 6)
     if method == "known_channel" and n_extrapolate:
         raise ValueError(f"n_extrapolate: method 'known_channel' fits nothing, need 0, got {n_extrapolate}")
     if method == "known_channel" and mean is None:

@@ -31,7 +31,7 @@ from bitlens.estimators._image_folds import Folds, Places, make_folds, training_
 from bitlens.estimators._image_parts import Parts
 from bitlens.estimators._image_pixels import pixel_laws
 from bitlens.estimators._image_tiles import Tiles, cut, windows_at
-from bitlens.estimators._inputs import images
+from bitlens.estimators._inputs import images, open_share, whole_number
 from bitlens.estimators._seeds import take_seed
 from bitlens.estimators.result import InformationEstimate
 from bitlens.kernels import _backend
@@ -102,11 +102,8 @@ def _checked(
         raise ValueError(f"method: need one of {', '.join(map(repr, METHODS))}, got {method!r}")
     if not isinstance(noise, NoiseModel):
         raise TypeError(f"noise: need a noise model such as bitlens.GaussianNoise, got {type(noise).__name__}")
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence: need a value between 0 and 1, got {confidence!r}")
-    for name, value, least in (("patch", patch, 2), ("context", context, 0)):
-        if type(value) is not int or value < least:
-            raise ValueError(f"{name}: need a whole number of at least {least}, got {value!r}")
+    confidence = open_share("confidence", confidence)
+    patch, context = whole_number("patch", patch, 2), whole_number("context", context, 0)
     seen = _as_stack("measured", measured)
     scene = None if mean is None else _as_stack("mean", mean)
     if scene is not None and scene.shape != seen.shape:

@@ -15,7 +15,7 @@ from bitlens import __version__
 from bitlens.estimators._critic_inputs import PREPROCESSING, fit_input_map
 from bitlens.estimators._critic_training import Layers, fit_critic, scorers_of
 from bitlens.estimators._critic_values import BOUND, METHODS, OF_MAPS, Held, held_out, held_out_value
-from bitlens.estimators._inputs import Groups, images, make_groups
+from bitlens.estimators._inputs import Groups, images, make_groups, open_share
 from bitlens.estimators._seeds import derived_seed, take_seed
 from bitlens.estimators.result import InformationEstimate
 from bitlens.kernels import _backend
@@ -109,8 +109,7 @@ def _check_choices(method: object, critic: object, preprocess: object, n_refits:
         raise TypeError(f"n_refits: need a whole number, got {type(n_refits).__name__}")
     if n_refits < 1:
         raise ValueError(f"n_refits: need at least 1, got {n_refits}")
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence: need a value between 0 and 1, got {confidence!r}")
+    confidence = open_share("confidence", confidence)
 
 
 def _fold(

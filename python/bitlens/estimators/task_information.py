@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bitlens import __version__
 from bitlens.densities._samples import samples
 from bitlens.estimators import _bounds, _known_channel
-from bitlens.estimators._inputs import MINIMUM_SAMPLES, Groups, check_samples, images, make_groups
+from bitlens.estimators._inputs import MINIMUM_SAMPLES, Groups, check_samples, images, make_groups, open_share
 from bitlens.estimators._seeds import derived_seed, take_seed
 from bitlens.estimators.result import InformationEstimate
 from bitlens.kernels import _backend
@@ -66,8 +66,7 @@ def estimate_task_information(
     """
     if method not in _METHODS:
         raise ValueError(f"method: need one of {', '.join(map(repr, _METHODS))}, got {method!r}")
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence: need a value between 0 and 1, got {confidence!r}")
+    confidence = open_share("confidence", confidence)
     if noise is not None and not isinstance(noise, NoiseModel):
         raise TypeError(f"noise: need a noise model such as bitlens.GaussianNoise or None, got {type(noise).__name__}")
     if (mean is not None and noise is None) or (method == "known_channel" and (mean is None or noise is None)):

@@ -29,7 +29,10 @@ class PoissonNoise(NoiseModel):
         """measured log(mean) - mean - log(measured!), in nats; at mean 0: 0 for no count, else -inf."""
         mean = as_mean(mean)
         measured = torch.as_tensor(measured).to(mean.dtype)
-        return torch.xlogy(measured, mean) - mean - torch.lgamma(measured + 1)
+        # At a mean of 0 the derivative of 0 log 0 would be NaN.
+        dark = mean == 0
+        bright = torch.xlogy(measured, torch.where(dark, 1.0, mean))
+        return torch.where(dark & (measured > 0), -torch.inf, bright) - mean - torch.lgamma(measured + 1)
 
     def log_prob_pairs(self, measured: Tensor | np.ndarray, mean: Tensor | np.ndarray) -> Tensor:
         """All log p(measured_i | mean_j), summed over pixels: (n, ...), (m, ...) -> (n, m) nats."""
