@@ -23,6 +23,7 @@ _TAPER = 0.2
 _FIRST_STEP = 8.0
 # Of the expected cost of the finite sample, below which a gain in likelihood is not worth its time.
 _SHARE_OF_BIAS = 0.03
+_IMAGES_PER_PIXEL = 4
 _TRANSFORMED_IMAGES = 128  # at a time, for the sake of memory
 
 
@@ -73,8 +74,12 @@ class StationaryGaussianDensity(Density):
         torus = _Torus(image_shape, images.device)
         spectrum = self.spectrum
         fresh = spectrum is None or spectrum.shape != torus.spectrum_shape
+        flat = deviation.flatten(1)
+        # Of many more images than pixels their products are the smaller thing to work on: 16 x 16 pixels, 2000 images
+        # 1.6 times as fast, 32 x 32 pixels 0.8 times.
+        gram = flat.mT @ flat if n_samples >= _IMAGES_PER_PIXEL * flat.shape[1] else None
         if spectrum is None or fresh:
-            spectrum = torus.start(deviation)
+            spectrum = torus.start(torus.periodogram(deviation) if gram is None else torus.adjoint(gram), n_samples)
         spectrum = _lift(spectrum)
         bias = torus.n_parameters / (2.0 * n_samples)
         least_gain = max(0.4 * self.tolerance_nats_per_pixel * deviation[0].numel(), _SHARE_OF_BIAS * bias)
@@ -85,7 +90,10 @@ class StationaryGaussianDensity(Density):
             cholesky = _cholesky(torus.covariance(spectrum))
             inverse = torch.cholesky_inverse(cholesky)
             precision = torus.adjoint(inverse)
-            weighted = torus.periodogram((deviation.flatten(1) @ inverse).reshape(deviation.shape)) / (n_samples - 1)
+            if gram is None:
+                weighted = torus.periodogram((flat @ inverse).reshape(deviation.shape)) / (n_samples - 1)
+            else:
+                weighted = torus.adjoint(inverse @ gram @ inverse) / (n_samples - 1)
             step = _lift(_multiplicative_step(spectrum, precision, weighted))
             # Half the gradient along the step: the likelihood is flat to first order at its end.
             change = (precision - weighted).mT * (spectrum - step)
@@ -152,16 +160,16 @@ class _Torus:
         columns = torch.arange(self.size[1] // 2 - 1, 0, -1, device=images.device)
         return torch.cat([half, half[rows][:, columns].conj()], 1)
 
-    def start(self, deviation: Tensor) -> Tensor:
+    def start(self, periodogram: Tensor, n_samples: int) -> Tensor:
         """Spectrum of the mean products of pixels at each displacement, drawn to zero where pairs are few.
 
         Between the periodogram, which the edges of the block blur, and unbiased means, which are noisy far out and not
         always semidefinite: no eigenvalue stays far below the periodogram's.
         """
-        rows, columns = deviation.shape[-2:]
-        sums = torch.fft.ifft2(self.periodogram(deviation), dim=(0, 1)).real / (len(deviation) - 1)
+        rows, columns = self.size[0] // 2, self.size[1] // 2
+        sums = torch.fft.ifft2(periodogram, dim=(0, 1)).real / (n_samples - 1)
         pairs = [
-            (n - torch.fft.fftfreq(2 * n, 0.5 / n, dtype=torch.float64).abs()).to(deviation.device)
+            (n - torch.fft.fftfreq(2 * n, 0.5 / n, dtype=torch.float64).abs()).to(periodogram.device)
             for n in (rows, columns)
         ]
         count = pairs[0][:, None] * pairs[1]
