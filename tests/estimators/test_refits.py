@@ -119,6 +119,12 @@ def test_an_estimate_lists_where_its_error_comes_from() -> None:
     assert known.stderr_parts_bits.training_bits is None
 
 
+def test_scores_alone_have_nothing_to_extrapolate() -> None:
+    mean = torch.rand(40, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="n_extrapolate: method 'known_channel' fits nothing"):
+        estimate_information(mean, GaussianNoise(0.1), mean=mean, method="known_channel", n_extrapolate=1)
+
+
 @pytest.mark.slow
 def test_a_thousand_and_four_thousand_patches_of_photographs_agree() -> None:
     noise = bitlens.PoissonGaussianNoise(read_std=2.0)
