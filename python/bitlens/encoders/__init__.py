@@ -1,6 +1,7 @@
 """Encoders: differentiable maps from a scene to the mean measurement, and their building blocks."""
 
 from bitlens.encoders.camera import Camera
+from bitlens.encoders.coherent_imaging import objective_pupil, oblique_fields, pupil_coordinates, window_centers
 from bitlens.encoders.color_filter import (
     BAYER,
     BLUE,
@@ -64,6 +65,7 @@ from bitlens.encoders.patterns import (
     random_patterns,
     walsh_hadamard,
 )
+from bitlens.encoders.pixel_blur import blurred_pixels, blurred_pixels_adjoint
 from bitlens.encoders.propagation import (
     FreeSpace,
     angular_spectrum,
@@ -149,6 +151,8 @@ __all__ = [
     "back_focal_distance_mm",
     "binary_mask",
     "birdcage_sensitivities",
+    "blurred_pixels",
+    "blurred_pixels_adjoint",
     "bounded_transmission",
     "cauchy_index",
     "channels_to_complex",
@@ -178,6 +182,8 @@ __all__ = [
     "minimum_feature",
     "noll_to_radial_azimuthal",
     "object_defocus_waves",
+    "objective_pupil",
+    "oblique_fields",
     "pair_differences",
     "path_psf",
     "phase_mask",
@@ -186,6 +192,7 @@ __all__ = [
     "polychromatic_psf",
     "project",
     "pupil",
+    "pupil_coordinates",
     "pupil_grid",
     "pupil_transmission",
     "radial_trajectory",
@@ -201,6 +208,7 @@ __all__ = [
     "strehl_ratio",
     "transmission_parameter",
     "walsh_hadamard",
+    "window_centers",
     "zernike",
     "zernike_basis",
 ]

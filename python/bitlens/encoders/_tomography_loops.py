@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bitlens.encoders._tomography_rays import Rays
 from bitlens.kernels import _fallback
 
 # Lookups of one thread that make the start of another, 0.1 ms, worth while.
@@ -26,44 +27,6 @@ _GRAIN = 100_000
 _CHUNK = 4_000_000
 # Rows this close to the source of a fan lie outside the image wherever its rays are.
 _NEAR = 1e-9
-
-
-class Rays(NamedTuple):
-    """The edges of the bins in every view, once for each part; parallel rays in few numbers, a fan's edge by edge.
-
-    Attributes:
-        intercept: (part, view, edge), differentiable; of parallel rays (part, view, 2), first edge and step.
-        slope: (part, view, edge), differentiable; of parallel rays (part, view, 1).
-        source_row: (part, view) the row where the rays of a fan start, differentiable; empty for parallel rays.
-        inverse: (part, view, 4) a, b, c, d of q = (a + b edge) / (c + d edge), the inverse of which finds the bin that
-            a pixel's edge falls into; q is the intercept of parallel rays and the slope of a fan's.
-        inside: (part, view, bin) whether the bin is in the part: neighbours, and each bin in one part; (part, view, 1)
-            for parallel rays.
-        direction: (part, view) sign of the change of row along a fan's rays; 1 for parallel rays.
-        edge: (edge,) 0, 1, ... as numbers.
-        factor: (view,) by which the sums are multiplied.
-    """
-
-    intercept: Tensor
-    slope: Tensor
-    source_row: Tensor
-    inverse: Tensor
-    inside: Tensor
-    direction: Tensor
-    edge: Tensor
-    factor: Tensor
-
-    @property
-    def fan(self) -> bool:
-        return self.source_row.numel() > 0
-
-    def intercept_of_edges(self) -> Tensor:
-        """(..., view, edge)."""
-        return self.intercept if self.fan else self.intercept[..., :1] + self.intercept[..., 1:] * self.edge
-
-    def part(self, index: int) -> Rays:
-        """One part alone, without the first axis."""
-        return Rays._make([*(value[index] for value in self[:-2]), self.edge, self.factor])
 
 
 def bin_sums(image: Tensor, rays: Rays) -> Tensor:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import final
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, final
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ class CartesianSampling(LinearEncoder):
 
     Reference: Pruessmann et al. 1999, doi:10.1002/(SICI)1522-2594(199911)42:5<952::AID-MRM16>3.0.CO;2-S.
     """
+
+    # A weight is an amplitude; what all of them may add up to is a constraint of the design.
+    parameter_domain: ClassVar[Mapping[str, tuple[float | None, float | None]]] = {"mask": (0.0, None)}
 
     mask: Tensor
     sensitivities: Tensor | None

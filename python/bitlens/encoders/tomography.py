@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any, Literal, final, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bitlens.encoders._tomography_loops import Rays, bin_sums, bin_sums_adjoint, edge_slopes
+from bitlens.encoders._tomography_rays import Rays
 from bitlens.encoders.linear import LinearEncoder
 
 Values = float | Sequence[float] | Tensor | np.ndarray
@@ -162,7 +163,7 @@ class FanProjection(LinearEncoder):
         radius = self.pixel_mm * math.hypot(*self.shape) / 2
         if source_mm <= radius:
             raise ValueError(f"source_mm: need more than {radius:.6g}, the image's half diagonal, got {source_mm}")
-        reach = self.bins * self.bin_mm / 2 + float(self.offset_mm.abs().max())
+        reach = self.bins * self.bin_mm / 2 + float(self.offset_mm.detach().abs().max())
         if reach >= source_mm + detector_mm:
             raise ValueError(f"bins: need a fan within 45 degrees of its axis, got {reach:.6g} mm on either side")
 
@@ -329,6 +330,13 @@ def _shown(encoder: ParallelProjection | FanProjection, *names: str) -> str:
 # ---- gradients ----
 
 
+def _loops() -> ModuleType:
+    """The compiled loops: imported when the first projection is made, as numba takes half a second."""
+    from bitlens.encoders import _tomography_loops
+
+    return _tomography_loops
+
+
 def _project(image: Tensor, rays: Rays) -> Tensor:
     """`bin_sums`, differentiable; once in the rays."""
     return _BinSums.apply(image, *rays)  # type: ignore[no-untyped-call]
@@ -380,7 +388,7 @@ def _over_batches(function: Any, info: Any, in_dims: tuple[Any, ...], *arguments
 class _BinSums(torch.autograd.Function):
     @staticmethod
     def forward(image: Tensor, *rays: Tensor) -> Tensor:
-        return bin_sums(image, Rays(*rays))
+        return _loops().bin_sums(image, Rays(*rays))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -424,7 +432,7 @@ class _BinSumsAdjoint(torch.autograd.Function):
     @staticmethod
     def forward(bins: Tensor, *rays_and_shape: Any) -> Tensor:
         *rays, shape = rays_and_shape
-        return bin_sums_adjoint(bins, Rays(*rays), shape)
+        return _loops().bin_sums_adjoint(bins, Rays(*rays), shape)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -454,7 +462,7 @@ class _BinSumsAdjoint(torch.autograd.Function):
 class _Slopes(torch.autograd.Function):
     @staticmethod
     def forward(image: Tensor, *rays: Tensor) -> Tensor:
-        return edge_slopes(image, Rays(*rays))
+        return _loops().edge_slopes(image, Rays(*rays))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

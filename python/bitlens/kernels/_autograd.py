@@ -124,7 +124,7 @@ def _functional(rule: Rule) -> type[torch.autograd.Function]:
 
         @staticmethod
         def backward(ctx: Any, *grads: Tensor | None) -> Any:
-            everything = ctx.saved_tensors  # torch.utils.checkpoint gives them once only
+            everything = _alive(ctx.saved_tensors)  # torch.utils.checkpoint gives them once only
             tensors, outputs = everything[:n], everything[n:]
             needs = tuple(ctx.needs_input_grad[:n])
             return _full(rule, rule.backward(grads, tensors, outputs, None, ctx.options, needs))
@@ -145,6 +145,14 @@ def _functional(rule: Rule) -> type[torch.autograd.Function]:
 
     Functional.__name__ = f"{rule.name}_functional"
     return Functional
+
+
+def _alive(tensors: Sequence[Tensor | None]) -> tuple[Any, ...]:
+    """Without the wrappers of transforms that have ended, which have no data: `torch.func.vjp` goes back after its own.
+
+    Outside of any transform a kernel takes the plain route, which reads addresses.
+    """
+    return tuple(None if t is None else torch._C._functorch.unwrap_if_dead(t) for t in tensors)
 
 
 def _batch_first(rule: Rule, tensors: MaybeTensors, dims: Sequence[int | None], batch_size: int) -> MaybeTensors:

@@ -5,7 +5,7 @@ replicates, 7 to 36 of 400 are what chance allows), the mean error in its standa
 2 x 1.96 x the standard deviation over replicates (0.75 to 1.25). Then, with noiseless images, the misses of either end
 of the bounds (at most 42 of 1000, 13 of 200).
 
-    python benchmarks/studies/coverage.py [--replicates 200] [--n 800] [--json FILE]
+    python benchmarks/studies/interval_coverage.py [--replicates 200] [--n 800] [--json FILE]
 """
 
 from __future__ import annotations

@@ -1,0 +1,265 @@
+"""A lensless in-line holographic microscope: particles in depth, a plane wave, and the intensity on a bare sensor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal, final, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bitlens.datasets.phantoms_microscopy import particles
+from bitlens.encoders import sensor
+from bitlens.encoders.detector import Values, as_planes, as_values, hold, within
+from bitlens.encoders.propagation import angular_spectrum
+from bitlens.noise import PoissonGaussianNoise
+from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
+
+HolographyDesign = Literal["near", "far", "shifted_frames"]
+
+DESCRIPTION = SystemDescription(
+    name="inline_holography",
+    designs=get_args(HolographyDesign),
+    formula="z = N + n, N ~ Poisson(photons pixels(|R - sum_d propagate(contrast R scene_d, distance_d)|^2) + dark)",
+    reference="Gabor 1948, doi:10.1038/161777a0; Brady et al. 2009, doi:10.1364/OE.17.013040",
+)
+
+_DISTANCE_MM = {"near": 0.3, "far": 1.2, "shifted_frames": 0.3}
+
+
+@final
+class InlineHologram(nn.Module):
+    """mean = photons / frames pixels(|R + S|^2) + dark, S = -sum_d propagate(c R scene_d, distance_d).
+
+    R is the plane wave of the tilt, c = 1 - particle_amplitude exp(i particle_phase): what covers a sample multiplies
+    its field by 1 - c. Single scattering: no particle stands in the light of another one. Propagation by the angular
+    spectrum of what is scattered, so that no edge of the window diffracts. The source is coherent. Differentiable in
+    every number; they are held in float64.
+
+    Shapes: scene (batch, depth, row, column), coverage 0..1, `oversampling` samples per pixel side and `margin_pixels`
+    around what is measured -> (batch, frame, row, column) photo-electrons.
+
+    Reference: Brady et al. 2009, Compressive holography, doi:10.1364/OE.17.013040.
+    """
+
+    parameter_domain: ClassVar[Mapping[str, tuple[float | None, float | None]]] = {
+        "distance_mm": (1e-3, None),
+        "wavelength_nm": (1.0, None),
+        "pixel_um": (0.01, None),
+        "tilt_rad": (-1.2, 1.2),
+        "particle_amplitude": (0.0, 1.0),
+        "photons": (0.0, None),
+        "dark_electrons": (0.0, None),
+    }
+
+    distance_mm: Tensor
+    wavelength_nm: Tensor
+    pixel_um: Tensor
+    tilt_rad: Tensor
+    shift_um: Tensor
+    particle_amplitude: Tensor
+    particle_phase_rad: Tensor
+    photons: Tensor
+    dark_electrons: Tensor
+
+    def __init__(
+        self,
+        *,
+        distance_mm: float | Sequence[float],
+        wavelength_nm: float,
+        pixel_um: float,
+        tilt_rad: tuple[float, float] = (0.0, 0.0),
+        shift_um: Values = ((0.0, 0.0),),
+        particle_amplitude: float = 0.0,
+        particle_phase_rad: float = 0.0,
+        photons: float = 1000.0,
+        dark_electrons: float = 0.0,
+        oversampling: int = 2,
+        margin_pixels: int = 8,
+        pad: float = 2,
+        learn: Sequence[str] = (),
+    ) -> None:
+        """Takes numbers in the units their names state.
+
+        Args:
+            distance_mm: from each depth of the scene to the sensor; one number for a single depth.
+            wavelength_nm: in the medium between object and sensor.
+            tilt_rad: angles towards +row and +column at which the light runs on; shadows move by distance tan(tilt).
+            shift_um: (frame, 2), by which the sensor lies off its place, along rows and columns, in each frame.
+            particle_amplitude, particle_phase_rad: transmission of what covers a sample; 0 is opaque.
+            photons: photo-electrons per pixel in all frames together without an object.
+            dark_electrons: per pixel and frame.
+            pad: width of the padded grid over the scene's, as in `angular_spectrum`.
+            learn: names of arguments to optimise: they become `nn.Parameter`, the others buffers.
+
+        Raises:
+            ValueError: a number out of its range, or an unknown name in `learn`.
+        """
+        super().__init__()
+        values = {
+            "distance_mm": within("distance_mm", _numbers("distance_mm", distance_mm, 1), 1e-6),
+            "wavelength_nm": within("wavelength_nm", _numbers("wavelength_nm", wavelength_nm, 0), 1.0),
+            "pixel_um": within("pixel_um", _numbers("pixel_um", pixel_um, 0), 1e-3),
+            "tilt_rad": within("tilt_rad", _numbers("tilt_rad", tilt_rad, 1), -1.2, 1.2),
+            "shift_um": _numbers("shift_um", shift_um, 2),
+            "particle_amplitude": within(
+                "particle_amplitude", _numbers("particle_amplitude", particle_amplitude, 0), 0.0, 1.0
+            ),
+            "particle_phase_rad": _numbers("particle_phase_rad", particle_phase_rad, 0),
+            "photons": within("photons", _numbers("photons", photons, 0), 0.0),
+            "dark_electrons": within("dark_electrons", _numbers("dark_electrons", dark_electrons, 0), 0.0),
+        }
+        if values["tilt_rad"].shape != (2,):
+            raise ValueError(f"tilt_rad: need two angles, got shape {tuple(values['tilt_rad'].shape)}")
+        if values["shift_um"].shape[-1] != 2:
+            raise ValueError(f"shift_um: need shape (frame, 2), got {tuple(values['shift_um'].shape)}")
+        for name, number, least in (("oversampling", oversampling, 1), ("margin_pixels", margin_pixels, 0)):
+            if number < least:
+                raise ValueError(f"{name}: need at least {least}, got {number}")
+        self.oversampling, self.margin_pixels, self.pad = oversampling, margin_pixels, pad
+        hold(self, values, learn)
+
+    def scene_shape(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of samples of a scene that gives a measurement of `shape` pixels."""
+        rows, columns = ((size + 2 * self.margin_pixels) * self.oversampling for size in shape)
+        return rows, columns
+
+    def fields(self, scene: Tensor | np.ndarray) -> Tensor:
+        """R + S on the sensor, complex (batch, frame, row, column), on the samples of the whole scene."""
+        scene = as_planes("scene", scene, channels=self.distance_mm.numel())
+        dtype = torch.complex128 if scene.dtype == torch.float64 else torch.complex64
+        shape = (scene.shape[-2], scene.shape[-1])
+        sample_um = (self.pixel_um / self.oversampling).double()
+        distance, wavelength, shift = (x.double() for x in (self.distance_mm, self.wavelength_nm, self.shift_um))
+        sine = self.tilt_rad.double().sin()
+        sine_squared = (sine**2).sum()
+        # Relative to the wave exp(i k z) along the axis, which propagation leaves out, as far back as the depth lies.
+        lag = 1e3 * distance * sine_squared / (1 + (1 - sine_squared).clamp(min=0).sqrt())
+        incident = _plane_wave(shape, sample_um, wavelength, sine, torch.zeros_like(shift[:1]), lag[:, None, None])
+        phase = self.particle_phase_rad.double()
+        contrast = 1 - self.particle_amplitude.double() * torch.complex(phase.cos(), phase.sin())
+        scattered = angular_spectrum(
+            -(contrast * incident).to(dtype) * scene[:, None],
+            distance_mm=distance,
+            wavelength_nm=wavelength,
+            sample_um=sample_um,
+            shift_um=(shift[:, None, 0], shift[:, None, 1]),
+            pad=self.pad,
+        ).sum(dim=-3)
+        return scattered + _plane_wave(shape, sample_um, wavelength, sine, shift, 0.0).to(dtype)
+
+    def forward(self, scene: Tensor | np.ndarray) -> Tensor:
+        """Mean photo-electrons (batch, frame, row, column) of `scene`.
+
+        Raises:
+            ValueError: another number of depths, a scene too small, or not a whole number of pixels.
+        """
+        scene = as_planes("scene", scene, channels=self.distance_mm.numel())
+        smallest, _ = self.scene_shape((1, 1))
+        if min(scene.shape[-2:]) < smallest:
+            raise ValueError(f"scene: need at least {smallest} rows and columns, got {tuple(scene.shape)}")
+        field = self.fields(scene)
+        margin = self.margin_pixels * self.oversampling
+        rows, columns = (size - 2 * margin for size in scene.shape[-2:])
+        field = field[..., margin : margin + rows, margin : margin + columns]
+        return sensor.photoelectrons(
+            sensor.integrate_pixels(field.real**2 + field.imag**2, self.oversampling),
+            exposure_photons=(self.photons / len(self.shift_um)).to(scene.dtype),
+            quantum_efficiency=torch.ones_like(scene[0, 0, 0, 0]),
+            dark_electrons=self.dark_electrons.to(scene.dtype),
+        )
+
+
+def _numbers(name: str, value: Values, n_axes: int) -> Tensor:
+    """In float64; one number where a row of them is meant is a row of one."""
+    tensor = as_values(
+        name, value, "a number" if n_axes == 0 else f"{n_axes} axes", (0, 1) if n_axes == 1 else (n_axes,)
+    )
+    return tensor.double().reshape(-1) if n_axes == 1 else tensor.double()
+
+
+def _plane_wave(
+    shape: tuple[int, int],
+    sample_um: Tensor,
+    wavelength_nm: Tensor,
+    sine: Tensor,
+    shift_um: Tensor,
+    lag_um: Tensor | float,
+) -> Tensor:
+    """exp(2 pi i (sine . x + lag) / wavelength), complex128 (n, row, column); x = 0 in the middle of the scene."""
+    row, column = ((torch.arange(size, device=sine.device) - size // 2) * sample_um for size in shape)
+    path_um = sine[0] * (row[:, None] + shift_um[:, 0, None, None]) + sine[1] * (column + shift_um[:, 1, None, None])
+    phase = 2e3 * math.pi / wavelength_nm * (path_um + lag_um)
+    return torch.complex(phase.cos(), phase.sin())
+
+
+def inline_holography(
+    design: HolographyDesign = "near",
+    *,
+    distance_mm: float | None = None,
+    depth_spacing_mm: float = 0.02,
+    n_depths: int = 3,
+    wavelength_nm: float = 530.0,
+    pixel_um: float = 1.12,
+    tilt_rad: tuple[float, float] = (0.0, 0.0),
+    shift_um: Values | None = None,
+    particle_amplitude: float = 0.0,
+    particle_phase_rad: float = 0.0,
+    photons: float = 1000.0,
+    read_electrons: float = 3.0,
+    shape: tuple[int, int] = (32, 32),
+    margin_pixels: int = 8,
+    n_scenes: int = 256,
+    scenes: Tensor | None = None,
+    learn: tuple[str, ...] = (),
+) -> ImagingSystem:
+    """Opaque particles before a bare sensor of 1.12 um pixels: z = N + n, N ~ Poisson(photons |R + S|^2 + dark).
+
+    Designs: "near", 0.3 mm from the sensor to the nearest depth; "far", 1.2 mm; "shifted_frames", near, four frames of
+    a quarter of the light with the sensor half a pixel aside, for the super-resolution of pixels. What is given
+    replaces what the design sets.
+
+    Args:
+        distance_mm, depth_spacing_mm: of the nearest depth, and from each to the next.
+        photons: photo-electrons per pixel in all frames together, without an object; a pixel holds some thousands.
+        scenes: (n, depth, row, column) coverage 0..1, of `encoder.scene_shape(shape)` for a measurement of `shape`;
+            default discs of 1 to 3 um radius, 3,000 per mm^2.
+        tilt_rad, shift_um, particle_amplitude, particle_phase_rad, learn: as in `InlineHologram`.
+
+    Reference: Gabor 1948, doi:10.1038/161777a0; numbers: Greenbaum et al. 2012, Nat. Methods 9, 889,
+        doi:10.1038/nmeth.2114 (pixels of 1.12 um, object below 1 mm, sub-pixel shifts).
+    """
+    if design not in get_args(HolographyDesign):
+        raise ValueError(f"design: need one of {get_args(HolographyDesign)}, got {design!r}")
+    if n_depths < 1:
+        raise ValueError(f"n_depths: need at least 1, got {n_depths}")
+    if shift_um is None:
+        half = pixel_um / 2 if design == "shifted_frames" else 0.0
+        shift_um = [(0.0, 0.0), (0.0, half), (half, 0.0), (half, half)] if half else [(0.0, 0.0)]
+    nearest = _DISTANCE_MM[design] if distance_mm is None else distance_mm
+    encoder = InlineHologram(
+        distance_mm=[nearest + index * depth_spacing_mm for index in range(n_depths)],
+        wavelength_nm=wavelength_nm,
+        pixel_um=pixel_um,
+        tilt_rad=tilt_rad,
+        shift_um=shift_um,
+        particle_amplitude=particle_amplitude,
+        particle_phase_rad=particle_phase_rad,
+        photons=photons,
+        dark_electrons=0.1,
+        margin_pixels=margin_pixels,
+        learn=learn,
+    )
+    if scenes is None:
+        scenes = particles(
+            n_scenes,
+            n_depths,
+            encoder.scene_shape(shape),
+            sample_um=pixel_um / encoder.oversampling,
+            radius_um=(1.0, 3.0),
+            per_mm2=3000,
+            generator=torch.Generator().manual_seed(0),
+        )
+    return ImagingSystem(encoder, PoissonGaussianNoise(read_std=read_electrons), scenes)
