@@ -147,3 +147,13 @@ def test_what_is_wrong_is_named() -> None:
     encoder = coded_aperture_spectral_imager(shape=(6, 8), n_bands=4, scenes=scene).encoder
     with pytest.raises(ValueError, match=r"scene: need shape \(batch, 4, row, column\), got \(1, 3, 6, 8\)"):
         encoder(scene[:, :3])
+
+
+def test_a_mask_that_is_learned_moves() -> None:
+    system = coded_aperture_spectral_imager(shape=(8, 8), n_bands=4, n_scenes=64, learn=("mask",))
+    start = {name: value.detach().clone() for name, value in system.encoder.named_parameters()}
+    (name,) = start
+    assert 0.2 <= float(start[name].min()) < float(start[name].max()) <= 0.8
+    found = optimize_design(*system, n_steps=5, generator=torch.Generator().manual_seed(0))
+    moved = dict(found.encoder.named_parameters())[name].detach() - start[name]
+    assert float(moved.abs().mean()) > 0.05

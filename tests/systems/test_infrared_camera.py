@@ -235,3 +235,7 @@ def test_the_best_exposure_weighs_photons_against_smear_and_stays_within_the_psf
         assert 0.0 < found[speed] <= 4.0
     assert found[0.0] > 2.0
     assert found[4000.0] < found[0.0]
+
+
+def test_whole_kelvin_are_temperatures() -> None:
+    assert float(band_radiance(300, 3.7, 4.8)) == pytest.approx(float(band_radiance(300.0, 3.7, 4.8)), rel=1e-6)

@@ -174,3 +174,13 @@ def test_designs_and_errors() -> None:
         phase_contrast_microscope("dark")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"source_weights: need shape \(image, n, n\)"):
         microscope(torch.ones(1, 3, 4))
+
+
+def test_crossed_ring_radii_never_amplify() -> None:
+    encoder, _, scenes = phase_contrast_microscope("zernike_ring", shape=(8, 8), n_scenes=4)
+    with torch.no_grad():
+        encoder.ring_radii.copy_(torch.tensor([0.8, 0.4]))
+        crossed = encoder(torch.zeros_like(scenes))
+        encoder.ring_radii.copy_(torch.tensor([0.0, 0.0]))
+        without = encoder(torch.zeros_like(scenes))
+    assert float(crossed.max()) <= float(without.max()) * (1 + 1e-6)

@@ -179,3 +179,14 @@ def test_arguments_are_named() -> None:
         imager(width_nm=(100.0, 100.0))
     with pytest.raises(ValueError, match="learn: need names among"):
         imager(learn=("gain",))
+
+
+def test_an_optimiser_cannot_leave_what_the_samples_resolve() -> None:
+    encoder = satellite_imager(shape=(4, 4), n_scenes=2).encoder
+    lowest = encoder.parameter_domain["f_number"][0]
+    assert lowest is not None
+    with torch.no_grad():
+        encoder.f_number.fill_(lowest)
+        assert torch.isfinite(encoder.psf()).all()
+    # 13 um in 4 samples: Nyquist for wavelength x f-number / 2 at 655 nm.
+    assert lowest == pytest.approx(2 * 13.0 / (4 * 0.655))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bitlens import optimize_design
 from bitlens.encoders import pair_differences
 from bitlens.systems.single_pixel_camera import SinglePixelDesign, single_pixel_camera
 
@@ -159,3 +160,12 @@ def test_what_is_wrong_is_named() -> None:
         single_pixel_camera("raster", shape=SHAPE, n_patterns=65, scenes=FLAT)
     with pytest.raises(ValueError, match=r"exposure_photons: need at least 0, got -1"):
         single_pixel_camera(shape=SHAPE, exposure_photons=-1.0, scenes=FLAT)
+
+
+def test_annealed_patterns_move() -> None:
+    system = single_pixel_camera("hadamard", shape=(4, 4), n_scenes=64, kind="annealed", learn=("patterns",))
+    start = {name: value.detach().clone() for name, value in system.encoder.named_parameters()}
+    found = optimize_design(*system, n_steps=5, generator=torch.Generator().manual_seed(0))
+    (name,) = start
+    moved = dict(found.encoder.named_parameters())[name].detach() - start[name]
+    assert float(moved.abs().mean()) > 0.02

@@ -82,6 +82,14 @@ def test_images_of_a_batch_do_not_meet(case) -> None:
 
 
 @cases
+def test_an_empty_batch_gives_an_empty_one(case) -> None:
+    encoder, _, scenes = case.make(case.shapes[1], ())
+    with torch.no_grad():
+        nothing, one = encoder(scenes[:0]), encoder(scenes[:1])
+    assert nothing.shape == (0, *one.shape[1:])
+
+
+@cases
 def test_gradients_in_every_named_parameter(case) -> None:
     assert case.parameters
     encoder, _, scenes = in_double(case, 1, case.parameters)

@@ -174,7 +174,7 @@ def coded_aperture_spectral_imager(
         dispersion_pixels: columns from the first band to the last.
         photons: photo-electrons of a pixel of reflectance 1 in a band, aperture open; a number, or one per band.
         scenes: (n, band, row, column) reflectances; default `spectral_scenes`.
-        learn: "mask", "dispersion_pixels" (the sensor then has half as many columns to spare).
+        learn: "mask" (starts between 0.2 and 0.8), "dispersion_pixels" (half as many columns to spare).
 
     Reference: Wagadarikar et al. 2008, eq. 4, doi:10.1364/AO.47.000B44; 28 bands two pixels apart: Meng et al. 2020,
         doi:10.1007/978-3-030-58592-1_12; sensor as in `camera`.
@@ -186,8 +186,12 @@ def coded_aperture_spectral_imager(
     if n_bands is None:
         n_bands = 28 if scenes is None else scenes.shape[1]
     wavelength_nm = torch.linspace(*wavelength_range_nm, n_bands, dtype=torch.float64)
+    mask = _mask(design, shape, wavelength_nm)
+    if "mask" in learn:
+        # At 0 and 1 every gradient points out of what a mask can be.
+        mask = 0.2 + 0.6 * mask
     linear = DispersedLight(
-        _mask(design, shape, wavelength_nm),
+        mask,
         band_positions=band_positions(wavelength_nm, disperser),
         dispersion_pixels=dispersion_pixels,
         photons=photons,

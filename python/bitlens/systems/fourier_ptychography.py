@@ -190,12 +190,15 @@ class FourierPtychography(nn.Module):
                 f"scene: need rows and columns that are multiples of upsampling = {self.upsampling} and at least "
                 f"{self.scene_shape((1, 1))[0]}, got {tuple(scene.shape)}"
             )
+        if not len(scene):
+            # Transforms of no fields at all are refused; the shape is that of one.
+            return self.forward(scene.new_zeros((1, *scene.shape[1:])))[:0]
         transfer, centers = self.transfers((sizes[0] // samples, sizes[1] // samples))
         part = max(1, _PART // transfer.numel())
         object_field = channels_to_complex(scene)[:, 0]
         light = [self._intensity(field, transfer, centers) for field in object_field.split(part)]
         return sensor.photoelectrons(
-            torch.cat(light) if light else scene.new_zeros((0, len(centers), *sizes)),
+            torch.cat(light),
             exposure_photons=(self.photons * self.led_gain / len(centers)).to(scene.dtype)[:, None, None],
             quantum_efficiency=torch.ones_like(self.photons).to(scene.dtype),
             dark_electrons=self.dark_electrons.to(scene.dtype),

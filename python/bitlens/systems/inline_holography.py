@@ -167,7 +167,7 @@ class InlineHologram(nn.Module):
         return sensor.photoelectrons(
             sensor.integrate_pixels(field.real**2 + field.imag**2, self.oversampling),
             exposure_photons=(self.photons / len(self.shift_um)).to(scene.dtype),
-            quantum_efficiency=torch.ones_like(scene[0, 0, 0, 0]),
+            quantum_efficiency=scene.new_ones(()),
             dark_electrons=self.dark_electrons.to(scene.dtype),
         )
 

@@ -170,12 +170,11 @@ def lensless_camera(
 
     "lens": one lens focused on infinity, of the mask's full aperture. "lenslets": `n_lenslets` of that focal length at
     random places. "diffuser": a smooth random relief with bumps of `bump_um` (standard deviation) that casts
-    caustics, with a deflection of 0.82 bump / distance (rms). "coded_mask": random opaque squares of `feature_um`, 1 mm
-    before the sensor.
+    caustics, deflecting by 0.82 bump / distance (rms). "coded_mask": opaque squares of `feature_um`, 1 mm before it.
 
     Args:
         pixel_um: 6.5 um binned 4 x 4. depths_mm: of the scene's planes, from the mask.
-        photons: photo-electrons of a scene sample of 1 through the open mask: a lens alone gives each pixel as many.
+        photons: photo-electrons of a scene sample of 1 through the open mask; the coded one passes half of it.
         mask_pixels: rows and columns of the mask, in pixels; default half of `shape`.
         shape: rows and columns of the sensor and of the default scenes: bundled images, dark around, one per depth.
         learn: "height_um" (relief), "amplitude", "distance_mm", "wavelength_nm", "exposure_photons".

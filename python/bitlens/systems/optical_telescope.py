@@ -32,6 +32,9 @@ DESCRIPTION = SystemDescription(
     "Astron. Astrophys. 333, 231",
 )
 
+# Of the clear aperture: 0.28 of the whole telescope (WFC3 handbook, appendix A), which counts its obstruction too, over
+# the 0.873 that the obstruction passes. The PSF takes that off.
+_THROUGHPUT = 0.28 / 0.873
 # Photons of a star of V = 0 outside the atmosphere: 3.631e-9 erg / (cm^2 s A) at 545 nm (Bessell et al. 1998).
 PHOTONS_PER_S_M2_NM = 9.96e7
 
@@ -294,7 +297,7 @@ def optical_telescope(
             mask=mask,
             magnitude=(24.0 if sky == "stars" else 20.0) if magnitude is None else magnitude,
             exposure_s=exposure_s,
-            throughput=0.28,
+            throughput=_THROUGHPUT,
             background_electrons_per_s=0.04,
             margin_pixels=margin_pixels,
             learn=learn,

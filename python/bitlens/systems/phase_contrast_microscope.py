@@ -130,6 +130,8 @@ class PhaseContrastMicroscope(nn.Module):
         if weights.shape[1] != weights.shape[2]:
             raise ValueError(f"source_weights: need shape (image, n, n), got {tuple(weights.shape)}")
         values["ring_radii"] = within("ring_radii", torch.tensor(ring_radii, dtype=torch.float64), 0.0, 1.0)
+        if not ring_radii[0] <= ring_radii[1]:
+            raise ValueError(f"ring_radii: need the inner one first, at most the outer one, got {tuple(ring_radii)}")
         terms = list((zernike_waves or {5: 0.0, 6: 0.0}).values())
         values["zernike_waves"] = torch.tensor(terms, dtype=torch.float64)
         self.zernike_indices = tuple(zernike_waves or (5, 6))
@@ -188,6 +190,7 @@ class PhaseContrastMicroscope(nn.Module):
             zernike_waves=self.zernike_waves.double(),
         ).conj()
         inner, outer = self.ring_radii.double()
+        inner = torch.minimum(inner, outer)  # an optimiser may cross them; a ring of negative area would amplify
         # The annulus divides by its radii, so that a ring that is not there needs some too.
         present = outer > 0
         ring = pupils.soft_annulus(grid, outer_radius=torch.where(present, outer, 1.0), inner_radius=inner)
@@ -220,6 +223,9 @@ class PhaseContrastMicroscope(nn.Module):
         scene = as_planes("scene", scene, channels=2)
         if min(scene.shape[-2:]) < self.scene_shape((1, 1))[0]:
             raise ValueError(f"scene: need at least {self.scene_shape((1, 1))[0]} rows and columns, got {scene.shape}")
+        if not len(scene):
+            # Transforms of no fields at all are refused; the shape is that of one.
+            return self.forward(scene.new_zeros((1, *scene.shape[1:])))[:0]
         light = self._abbe(scene) if self.model == "abbe" else self._weak(scene)
         margin = self.margin_pixels
         rows, columns = (size - 2 * margin for size in light.shape[-2:])
@@ -241,7 +247,7 @@ class PhaseContrastMicroscope(nn.Module):
         for part in field.split(max(1, _PART // transfer.numel())):
             image = coherent_imaging.oblique_fields(part, transfer, centers)
             parts.append(torch.einsum("ms,bsij->bmij", weights, image.real**2 + image.imag**2))
-        return torch.cat(parts) if parts else scene.new_zeros((0, len(weights), *shape))
+        return torch.cat(parts)
 
     def _weak(self, scene: Tensor) -> Tensor:
         found = self.transfer_functions((scene.shape[-2], scene.shape[-1]))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, final, get_args
+from collections.abc import Sequence
+from typing import Literal, final, get_args
 
 import numpy as np
 import torch
@@ -59,12 +59,6 @@ class SatelliteImager(LinearEncoder):
         learn: "width_nm", "f_number", "quantum_efficiency", and for `smear` "mismatch_pixels", "drift_pixels".
     """
 
-    parameter_domain: ClassVar[Mapping[str, tuple[float | None, float | None]]] = {
-        "width_nm": (0.0, None),
-        "f_number": (1.0, None),
-        "quantum_efficiency": (0.0, 1.0),
-    }
-
     center_nm: Tensor
     width_nm: Tensor
     f_number: Tensor
@@ -109,6 +103,13 @@ class SatelliteImager(LinearEncoder):
         if oversampling < needed:
             raise ValueError(f"oversampling: need at least {needed} to resolve the PSF, got {oversampling}")
         self.pixel_um, self.oversampling, self.margin_pixels = float(pixel_um), oversampling, margin_pixels
+        # What an optimiser may reach: at lower f-numbers the samples would no longer resolve the PSF.
+        finest_um = 1e-3 * float(center.min())
+        self.parameter_domain: dict[str, tuple[float | None, float | None]] = {
+            "width_nm": (0.0, None),
+            "f_number": (2 * float(pixel_um) / (oversampling * finest_um), None),
+            "quantum_efficiency": (0.0, 1.0),
+        }
         self.obscuration, self.transmission, self.n_stages = obscuration, transmission, n_stages
         self.ground_sample_m = 1e-3 * altitude_km * pixel_um / focal_length_m
         self.line_time_s = line_time_s(self.ground_sample_m, altitude_km)
@@ -202,13 +203,11 @@ def satellite_imager(
 ) -> ImagingSystem:
     """mean_b = stages t QE tau A pi (1 - e^2) / (4 F^2) width wavelength / (h c) pixels(PSF * smear * L_b), electrons.
 
-    A telescope of 0.65 m and f/19.85 at 694 km. "panchromatic_tdi": 655 nm, 350 nm wide, 13 um pixels (0.7 m on the
-    ground), 13 delay stages. "panchromatic_line": the same with a single line. "multispectral": blue, green, red and
-    near infrared, 52 um pixels, a single line each.
+    0.65 m, f/19.85, 694 km. "panchromatic_tdi": 655 nm, 350 nm wide, 13 um (0.7 m on the ground), 13 delay stages;
+    "panchromatic_line": a single line; "multispectral": blue, green, red, near infrared, 52 um, a single line each.
 
     Args:
-        n_stages: delay stages; 1 for a line. mismatch_pixels, drift_pixels: rows and columns by which the image leaves
-            the charge behind in a stage.
+        n_stages: 1 for a line. mismatch_pixels, drift_pixels: rows, columns that the image leaves the charge a stage.
         radiance: mean of the default scenes (bundled images, alike in all bands), W / (m^2 sr um) at the aperture.
         center_nm, width_nm: of the bands, one or several, as many as the scenes have channels.
         margin_pixels: reach of the telescope's PSF; default 104 um.

@@ -165,7 +165,7 @@ def single_pixel_camera(
         exposure_photons: photo-electrons of the whole exposure from a pixel of 1, all mirrors on.
         dark_electrons, read_electrons: dark signal of the whole exposure; read noise of one reading.
         learn: "patterns", "time_weights". `kind` of patterns to learn: "grey", of 0 to 1 (differential: -1 to 1),
-            or "binary", "annealed" mirrors of a `MaskTransmission`.
+            or "binary", "annealed" mirrors of a `MaskTransmission`; annealed ones start at 0.2 and 0.8.
 
     Reference: Duarte et al. 2008, doi:10.1109/MSP.2007.914730; read noise: 3.2 ppm of 50 pC, data sheet of the DDC112.
     """
@@ -216,6 +216,9 @@ def _learned(shown: Shown, kind: MaskKind) -> Shown:
     if kind == "grey":
         return Patterns(start, display=display, learn=("patterns",))
     transmission = (1 + start) / 2 if display == "differential" else start
+    if kind == "annealed":
+        # At the ends of the range its parameter has no gradient to speak of.
+        transmission = 0.2 + 0.6 * transmission
     return MirrorPatterns(MaskTransmission(transmission, kind=kind, learn=True), display=display)
 
 
