@@ -81,7 +81,7 @@ CASES = (
         _single_pixel_camera,
         shapes=((8, 8), (8, 16)),
         parameters=("patterns", "time_weights"),
-        linear=False,
+        linear=True,
         counts=True,
     ),
     SystemCase(
@@ -89,7 +89,7 @@ CASES = (
         _spectral_imager,
         shapes=((8, 8), (6, 9)),
         parameters=("mask", "dispersion_pixels"),
-        linear=False,
+        linear=True,
         counts=True,
     ),
     SystemCase(

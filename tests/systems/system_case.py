@@ -12,7 +12,8 @@ class SystemCase(NamedTuple):
     """`make(shape, learn)` gives the system for a scene or measurement of about `shape` (rows, columns): small, fast.
 
     `shapes` are two of them, the second not square. `parameters` are all names that `learn` takes; `linear` says that
-    the encoder has `A` and `A_adjoint`; `counts` that its mean is of photo-electrons, never negative.
+    the encoder has `A` and `A_adjoint`, of an affine one the linear part; `counts` that its mean is of photo-electrons,
+    never negative.
     """
 
     name: str

@@ -143,6 +143,14 @@ class CodedApertureSpectralImager(nn.Module):
         dark = within("dark_electrons", as_values("dark_electrons", dark_electrons, "a number", (0,)), 0.0)
         self.register_buffer("dark_electrons", dark)
 
+    def A(self, scene: Tensor | np.ndarray) -> Tensor:
+        """The linear part, without the dark signal: `linear.A(scene)`."""
+        return self.linear.A(scene)
+
+    def A_adjoint(self, measured: Tensor) -> Tensor:
+        """The adjoint of `A`: `linear.A_adjoint(measured)`."""
+        return self.linear.A_adjoint(measured)
+
     def forward(self, scene: Tensor | np.ndarray) -> Tensor:
         """Mean photo-electrons (batch, 1, row, sensor column)."""
         light = self.linear.A(scene)
