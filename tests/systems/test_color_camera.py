@@ -135,3 +135,9 @@ def test_default_scenes_fit() -> None:
     pytest.importorskip("sklearn")
     encoder, _, scenes = color_camera("xtrans", shape=(8, 12), n_scenes=16)
     assert encoder(scenes).shape == (16, 1, 8, 12)
+
+
+@pytest.mark.parametrize("name", ["f_number", "pixel_um", "dark_electrons"])
+def test_what_changes_the_light_per_pixel_is_not_learned(name: str) -> None:
+    with pytest.raises(ValueError, match=f"learn: .* got '{name}'"):
+        color_camera(shape=(4, 4), n_scenes=2, learn=(name,))

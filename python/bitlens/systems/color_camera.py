@@ -125,6 +125,11 @@ def color_camera(
     """
     if design not in get_args(ColorCameraDesign):
         raise ValueError(f"design: need one of {get_args(ColorCameraDesign)}, got {design!r}")
+    for name in ("f_number", "pixel_um", "dark_electrons"):
+        if name in learn:
+            raise ValueError(
+                f"learn: need names at a fixed light and dark signal per pixel, which {name} changes, got {name!r}"
+            )
     lens = Camera(
         wavelength_nm=band_nm,
         f_number=f_number,

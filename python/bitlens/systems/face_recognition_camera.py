@@ -90,6 +90,9 @@ def face_recognition_camera(
     """
     if design not in get_args(FaceCameraDesign):
         raise ValueError(f"design: need one of {get_args(FaceCameraDesign)}, got {design!r}")
+    for name in ("f_number", "pixel_um"):
+        if name in learn:
+            raise ValueError(f"learn: need names at a fixed light per pixel, which {name} changes, got {name!r}")
     samples = _SAMPLES_PER_PIXEL[design]
     pixel_um = samples * _SAMPLE_UM
     encoder = Camera(
