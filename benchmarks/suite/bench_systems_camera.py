@@ -23,7 +23,7 @@ def _scenes(channels: int, rows: int, columns: int) -> torch.Tensor:
 
 def _color() -> ImagingSystem:
     # 64 x 64 pixels and 6 at each edge, of 3 samples.
-    return color_camera("learned", scenes=_scenes(3, 228, 228), learn=("choice_logits", "spectra", "f_number"))
+    return color_camera("learned", scenes=_scenes(3, 228, 228), learn=("choice_logits", "spectra"))
 
 
 def _lensless() -> ImagingSystem:
