@@ -12,7 +12,7 @@ import bitlens
 from bitlens import GaussianNoise, PoissonNoise, estimate_information
 from bitlens.datasets import scene_patches
 from bitlens.densities import GaussianDensity, held_out_bias_nats
-from bitlens.estimators._refits import Refit, training_error
+from bitlens.estimators._refits import Refit, error_of_parameters, training_error
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 D = 12
@@ -40,6 +40,8 @@ def test_the_error_is_that_over_training_sets() -> None:
     parameters = D + D * (D + 1) / 2
     stated = sum(error.stderr**2 for error in found if error is not None) / len(found)
     assert stated == pytest.approx(parameters / (n * m), rel=0.25)
+    # The number of parameters says the same without a refit.
+    assert error_of_parameters(parameters / (2 * n), m).stderr ** 2 == pytest.approx(parameters / (n * m))
     # What really happens when one set of images is scored by fits to many others.
     held_out = draws(m, 1001)
     means = [float(GaussianDensity().fit(draws(n, 2000 + seed)).log_prob(held_out).mean()) for seed in range(60)]

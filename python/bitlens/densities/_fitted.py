@@ -21,7 +21,10 @@ class FittedGaussian(NamedTuple):
 
     def log_prob(self, measured: Tensor) -> Tensor:
         """log N(z; mean, L L') of each image, (n, ...) -> (n,) nats."""
-        whitened = self.whiten(measured)
+        return self.log_prob_of_whitened(self.whiten(measured))
+
+    def log_prob_of_whitened(self, whitened: Tensor) -> Tensor:
+        """log N(z; mean, L L') of images that `whiten` made (n, D): (n,) nats."""
         log_determinant = 2.0 * self.cholesky.diagonal().log().sum()
         log_prob: Tensor = -0.5 * (whitened.square().sum(1) + log_determinant + whitened.shape[1] * _LOG_2PI)
         return log_prob

@@ -24,8 +24,9 @@ from bitlens.densities import (
     held_out_bias_nats,
 )
 from bitlens.densities._channel_mixture import counts_photons, electrons, is_fast
+from bitlens.densities._fitted import fitted_gaussian
 from bitlens.estimators._inputs import N_FOLDS, Groups
-from bitlens.estimators._refits import Refit, TrainingError, training_error
+from bitlens.estimators._refits import Refit, TrainingError, error_of_parameters, training_error
 from bitlens.noise import NoiseModel
 
 # A full covariance whose expected excess is above this many bits per pixel says little about truth.
@@ -174,19 +175,25 @@ def cross_fit(
     densities = promising(measured, dithered, densities, groups)
     for fold in range(groups.n_folds):
         training, reported = groups.folds != fold, groups.folds == fold
-        # With a choice to make, all folds have a fit to fewer images; a single density is fitted once more.
-        again = len(densities) > 1 or to_the_limit or fold == 0
+        # With a choice to make, all folds have a fit to fewer images; a single density is fitted once more, save a
+        # Gaussian.
+        again = len(densities) > 1 or to_the_limit or (fold == 0 and not _counts_parameters(densities))
         name, start, fewer = select(measured, dithered, densities, groups, fold, again)
         images = measured if start.takes_counts else dithered
         density = start.fit(images[training])
-        log_prob[reported] = density.log_prob(images[reported])
+        gaussian = isinstance(density, GaussianDensity | StationaryGaussianDensity)
+        if isinstance(density, GaussianDensity | StationaryGaussianDensity):
+            fitted = fitted_gaussian(name, density.mean, density.cholesky)
+            whitened = fitted.whiten(images[reported])
+            log_prob[reported] = fitted.log_prob_of_whitened(whitened)
+            power = whitened.square()
+            second[reported], fourth[reported] = power.mean(1), power.square().mean(1)
+        else:
+            log_prob[reported] = density.log_prob(images[reported])
         if fewer is not None:
             change = log_prob[reported] - fewer.density.log_prob(images[reported])
             refits.append(Refit(change, groups.labels[reported], int(training.sum()), fewer.n_images))
-        if isinstance(density, GaussianDensity | StationaryGaussianDensity):
-            power = density.whiten(images[reported]).square()
-            second[reported], fourth[reported] = power.mean(1), power.square().mean(1)
-        elif fold == 0:
+        if fold == 0 and not gaussian:
             typical = _typical(density, log_prob[reported])
         if isinstance(density, ScaleMixtureDensity | ShiftMixtureDensity):
             conditional[reported] = density.conditional_entropy(images[reported])
@@ -199,8 +206,10 @@ def cross_fit(
         names.append(name)
         converged = converged and density.converged
     name = " or ".join(sorted(set(names))) + (" extrapolated" if n_extrapolate else "")
-    gaussian = second > 0.0
-    kurtosis = float(fourth[gaussian].mean() / second[gaussian].mean() ** 2) if bool(gaussian.any()) else math.nan
+    whitened_rows = second > 0.0
+    kurtosis = math.nan
+    if bool(whitened_rows.any()):
+        kurtosis = float(fourth[whitened_rows].mean() / second[whitened_rows].mean() ** 2)
     notes = _notes(log_prob, excess, kurtosis, name, measured[0].numel(), converged)
     if not typical:
         notes = (
@@ -210,7 +219,14 @@ def cross_fit(
         )
     of_noise = typical and bool(torch.isfinite(conditional).all())
     training_part = training_error(refits, len(log_prob))
+    if not refits and bool(torch.isfinite(excess).all()) and not n_extrapolate:
+        training_part = error_of_parameters(float(excess.mean()), len(log_prob))
     return DensityRows(log_prob, excess, name, converged, notes, training_part, conditional if of_noise else None)
+
+
+def _counts_parameters(densities: dict[str, Density]) -> bool:
+    """Whether all are Gaussians, whose number of parameters says what refits would."""
+    return all(isinstance(density, GaussianDensity | StationaryGaussianDensity) for density in densities.values())
 
 
 def _typical(density: Density, log_prob: Tensor) -> bool:

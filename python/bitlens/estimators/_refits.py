@@ -70,6 +70,11 @@ def training_error(refits: list[Refit], n_samples: int) -> TrainingError | None:
     return TrainingError(math.sqrt(smooth + jumps), math.sqrt(jumps))
 
 
+def error_of_parameters(bias_nats: float, n_samples: int) -> TrainingError:
+    """That of a density of p parameters, p / (2 n) its bias, without refits: p / (n_training n_samples)."""
+    return TrainingError(math.sqrt(2.0 * max(bias_nats, 0.0) / n_samples), 0.0)
+
+
 def _variance_of_mean(centred: Tensor, labels: Tensor) -> float:
     """Of rows that vary together in groups; 0 for a single group."""
     _, places = labels.unique(return_inverse=True)
