@@ -410,6 +410,8 @@ import os, threading, torch, warnings
 from bitlens import ops
 warnings.simplefilter("ignore")
 torch.set_num_threads(1)
+# The first call imports, and a fork may leave Python's lock of a module with the other thread.
+ops.psf_convolve(torch.ones(4, 300), torch.ones(4, 60))
 stop = False
 def churn():
     n = 300
