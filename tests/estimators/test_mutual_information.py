@@ -275,11 +275,7 @@ def test_arguments_that_cannot_be_used(changes: dict[str, object], kind: type[Ex
         ("independent 3x3", 0.01),
     ],
 )
-def test_defaults_on_ten_thousand_samples(
-    known: ModuleType, request: pytest.FixtureRequest, name: str, largest: float
-) -> None:
-    if "slow" not in request.config.getoption("markexpr"):
-        pytest.skip("minutes; run with -m slow")
+def test_defaults_on_ten_thousand_samples(known: ModuleType, name: str, largest: float) -> None:
     row = known.run(name, known.tasks()[name], 10_000, 0, None, "separable")
     assert abs(row["estimate_nats"] - row["truth_nats"]) < largest * (row["truth_nats"] or 1.0)
     assert row["cpu_s"] < 60

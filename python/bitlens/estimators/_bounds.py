@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bitlens.estimators import _density, _known_channel
+from bitlens.estimators._candidates import candidates
 from bitlens.estimators._density import DensityRows
 from bitlens.estimators._inputs import Groups
 from bitlens.estimators._interpolated import best_lower, scenes_of_own_fold
@@ -149,7 +150,7 @@ def _fitted_density(
     n_extrapolate: int,
 ) -> DensityRows | None:
     largest_fold = int(torch.bincount(groups.folds).max())
-    densities = _density.candidates(method, measured, noise, measured.shape[0] - largest_fold)
+    densities = candidates(method, measured, noise, measured.shape[0] - largest_fold)
     if not densities:
         return None
     dithered = measured

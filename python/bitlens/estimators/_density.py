@@ -9,25 +9,16 @@ import torch
 from torch import Tensor
 
 from bitlens.densities import (
-    AutoregressiveDensity,
     Density,
-    FactorMixtureDensity,
-    FlowDensity,
-    GaussianCopulaDensity,
     GaussianDensity,
-    GaussianMixtureDensity,
-    IndependentPixelsDensity,
     ScaleMixtureDensity,
-    SceneMixtureDensity,
     ShiftMixtureDensity,
     StationaryGaussianDensity,
     held_out_bias_nats,
 )
-from bitlens.densities._channel_mixture import counts_photons, electrons, is_fast
 from bitlens.densities._fitted import fitted_gaussian
 from bitlens.estimators._inputs import N_FOLDS, Groups
 from bitlens.estimators._refits import Refit, TrainingError, error_of_parameters, training_error
-from bitlens.noise import NoiseModel
 
 # A full covariance whose expected excess is above this many bits per pixel says little about truth.
 _LARGE_EXCESS_BITS_PER_PIXEL = 0.1
@@ -43,29 +34,9 @@ _TRIAL_IMAGES, _TRIAL_VALIDATION = 1200, 400
 _HOPELESS_SIGMAS = 4.0
 # Standard errors by which a density of unknown finite-sample cost must win the choice.
 _DOUBT_SIGMAS = 2.0
-# Images below which "auto" keeps to Gaussians.
-_LEAST_FOR_MIXTURES = 100
-_LEAST_FOR_GAUSSIAN_MIXTURE = 400
 # Images drawn from a density to see whether the data are typical of it; nats and standard errors beyond which not.
 _TYPICAL_DRAWS = 400
 _TYPICAL_NATS, _TYPICAL_NATS_PER_PIXEL, _TYPICAL_SIGMAS = 1.0, 0.02, 6.0
-# Images x shifts x pixels up to which shifts of a pattern are tried, a second on two cores.
-_MOST_SHIFT_SCORES = 400_000_000
-
-METHODS = (
-    "gaussian",
-    "stationary_gaussian",
-    "gaussian_mixture",
-    "factor_mixture",
-    "gaussian_copula",
-    "scale_mixture",
-    "independent_pixels",
-    "scene_mixture",
-    "shift_mixture",
-    "autoregressive",
-    "flow",
-)
-_OF_NOISE = ("scale_mixture", "independent_pixels", "scene_mixture", "shift_mixture")
 
 
 class DensityRows(NamedTuple):
@@ -83,72 +54,6 @@ class DensityRows(NamedTuple):
     warnings: tuple[str, ...]
     training: TrainingError | None = None
     conditional: Tensor | None = None
-
-
-def candidates(method: str, measured: Tensor, noise: NoiseModel, n_training: int) -> dict[str, Density]:
-    """The densities that `method` may use for images of this shape; none for "auto" when there are too few.
-
-    Raises:
-        ValueError: a density that was asked for by name cannot be fitted to these images.
-    """
-    n_pixels = measured[0].numel()
-    is_image = measured.ndim in (3, 4)
-    enough = n_training >= n_pixels + 3
-    fast, counts = is_fast(noise), counts_photons(noise, measured.shape[1:])
-    if method == "gaussian" and not enough:
-        raise ValueError(
-            f"measured: method 'gaussian' needs at least {n_pixels + 3} images to fit {n_pixels} pixels, "
-            f"got {n_training} of {measured.shape[0]} for fitting"
-        )
-    if method == "stationary_gaussian" and not is_image:
-        raise ValueError(
-            f"measured: method 'stationary_gaussian' needs shape (n, [channel,] row, column), "
-            f"got {tuple(measured.shape)}"
-        )
-    one_channel = measured.ndim == 3 or (measured.ndim == 4 and measured.shape[1] == 1)
-    if method == "shift_mixture" and not one_channel:
-        raise ValueError(
-            f"measured: method 'shift_mixture' needs shape (n, row, column) or one channel, got {tuple(measured.shape)}"
-        )
-    if method == "gaussian_mixture":
-        return {"gaussian_mixture": GaussianMixtureDensity()}
-    if method == "factor_mixture":
-        return {"factor_mixture": FactorMixtureDensity()}
-    if method == "gaussian_copula":
-        return {"gaussian_copula": GaussianCopulaDensity()}
-    if method == "autoregressive":
-        return {"autoregressive": AutoregressiveDensity()}
-    if method == "flow":
-        return {"flow": FlowDensity()}
-    if method in _OF_NOISE:
-        if not fast:
-            raise ValueError(
-                f"noise: method {method!r} needs Gaussian, Poisson or Poisson-Gaussian noise without ADC and full "
-                f"well, got {type(noise).__name__}"
-            )
-        if method in ("scale_mixture", "independent_pixels") and not counts:
-            raise ValueError(
-                f"noise: method {method!r} needs noise that grows with the mean, got {type(noise).__name__}"
-            )
-    chosen: dict[str, Density] = {}
-    if method in ("auto", "stationary_gaussian") and is_image:
-        chosen["stationary_gaussian"] = StationaryGaussianDensity()
-    if method in ("auto", "gaussian") and enough:
-        chosen["gaussian"] = GaussianDensity()
-    if method == "auto" and is_image and n_training >= _LEAST_FOR_GAUSSIAN_MIXTURE:
-        chosen["gaussian_mixture"] = GaussianMixtureDensity()
-    auto = method == "auto" and fast and n_training >= _LEAST_FOR_MIXTURES
-    lit = counts and auto and float(electrons(noise, measured).mean()) > 0.0
-    if method == "scale_mixture" or lit:
-        chosen["scale_mixture"] = ScaleMixtureDensity(noise)
-    if method == "independent_pixels" or lit:
-        chosen["independent_pixels"] = IndependentPixelsDensity(noise)
-    if method == "scene_mixture" or auto:
-        chosen["scene_mixture"] = SceneMixtureDensity(noise)
-    shifts_fit = one_channel and measured.shape[0] * n_pixels**2 <= _MOST_SHIFT_SCORES
-    if method == "shift_mixture" or (auto and shifts_fit):
-        chosen["shift_mixture"] = ShiftMixtureDensity(noise)
-    return chosen
 
 
 def cross_fit(
@@ -393,7 +298,7 @@ def _best(rows: dict[str, Tensor], fitted: dict[str, Density]) -> str:
     known = [name for name in rows if math.isfinite(fitted[name].held_out_bias_nats)]
     corrected = {name: rows[name] + (fitted[name].held_out_bias_nats if name in known else 0.0) for name in rows}
     best = max(known or rows, key=lambda name: float(corrected[name].mean()))
-    for name in rows:
+    for name in [name for name in rows if name not in known]:
         gain = rows[name] - corrected[best]
         if float(gain.mean()) > _DOUBT_SIGMAS * float(gain.std()) / math.sqrt(len(gain)):
             best = name

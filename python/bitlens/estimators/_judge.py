@@ -12,8 +12,8 @@ from scipy import stats
 from torch import Tensor
 
 from bitlens import __version__
-from bitlens.estimators import _density
 from bitlens.estimators._bounds import Found, estimate
+from bitlens.estimators._candidates import METHODS as DENSITY_METHODS
 from bitlens.estimators._guards import certificate_warnings, noise_warnings, sample_size_warnings, value_warnings
 from bitlens.estimators._guards_scenes import scene_set_warnings
 from bitlens.estimators._inputs import Groups, check_samples, images, make_groups, open_share, whole_number
@@ -24,7 +24,7 @@ from bitlens.kernels.infonce_scores.op import IMPLEMENTED
 from bitlens.noise import NoiseModel
 from bitlens.noise._abilities import HasLimits
 
-METHODS = ("auto", *_density.METHODS, "known_channel")
+METHODS = ("auto", *DENSITY_METHODS, "known_channel")
 MINIMUM_GROUPS = 20
 # Standard errors beyond which a result that no channel can give is said to be one.
 _IMPOSSIBLE_SIGMAS = 4.0

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bitlens.estimators import _density
+from bitlens.estimators._candidates import METHODS as DENSITY_METHODS
+from bitlens.estimators._candidates import candidates
 from bitlens.estimators._inputs import check_samples, images, make_groups
 from bitlens.estimators._seeds import take_seed
 from bitlens.kernels import _backend
@@ -59,8 +61,8 @@ def bits_by_training_size(
     """
     if type(n_sizes) is not int or not 2 <= n_sizes <= 7:
         raise ValueError(f"n_sizes: need a whole number from 2 to 7, got {n_sizes!r}")
-    if method not in ("auto", *_density.METHODS):
-        raise ValueError(f"method: need one of 'auto', {', '.join(map(repr, _density.METHODS))}, got {method!r}")
+    if method not in ("auto", *DENSITY_METHODS):
+        raise ValueError(f"method: need one of 'auto', {', '.join(map(repr, DENSITY_METHODS))}, got {method!r}")
     if not isinstance(noise, NoiseModel):
         raise TypeError(f"noise: need a noise model such as bitlens.GaussianNoise, got {type(noise).__name__}")
     values = images("measured", measured)
@@ -69,7 +71,7 @@ def bits_by_training_size(
     with torch.no_grad(), _backend.reproducible():
         partition = make_groups(groups, values, draws)
         smallest = values.shape[0] - int(torch.bincount(partition.folds).max())
-        densities = _density.candidates(method, values, noise, smallest)
+        densities = candidates(method, values, noise, smallest)
         if not densities:
             raise ValueError(f"measured: need more images to fit a density, got shape {tuple(values.shape)}")
         dithered = values
