@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from bitlens.densities._factor_models import FULL, Factors, Fit, Full, Model, Prior, expectation_maximisation
+from bitlens.densities._starts import brightness_and_contrast, clustered, principal
 from bitlens.densities.base import Density, as_images
-from bitlens.densities.gaussian_mixture import GaussianMixtureDensity, _brightness_and_contrast, _principal
-from bitlens.densities.scene_mixture import _clustered
+from bitlens.densities.gaussian_mixture import GaussianMixtureDensity
 
 _COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 _FIRST_COUNT, _FULL_COUNTS = 4, (1, 2, 4, 8, 16, 32, 64)
@@ -276,7 +276,7 @@ class _Starts:
         flat = images.flatten(1)
         self._order = order.to(flat.device)
         self._images, self._values = images, values
-        self._points = (_brightness_and_contrast(flat), _principal(flat))
+        self._points = (brightness_and_contrast(flat), principal(flat))
         self._labels: dict[tuple[int, int], Tensor] = {}
         self._mixture: GaussianMixtureDensity | None = None
 
@@ -295,7 +295,7 @@ class _Starts:
             return model.scores((self._images.flatten(1) - offset) @ basis).softmax(1)
         if (count, start) not in self._labels:
             label = torch.empty_like(self._order)
-            label[self._order] = _clustered(self._points[start][self._order], count)
+            label[self._order] = clustered(self._points[start][self._order], count)
             self._labels[count, start] = label
         return torch.nn.functional.one_hot(self._labels[count, start], count).to(torch.float64)
 

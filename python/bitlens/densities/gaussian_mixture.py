@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from bitlens.densities._common_axes import Axes, Mixture, cosine_axes, fitted_mixture, principal_axes
+from bitlens.densities._starts import brightness_and_contrast, clustered, principal
 from bitlens.densities.base import Density, as_images
-from bitlens.densities.scene_mixture import _clustered
 
 _COUNTS = (1, 3, 8, 24, 64)
 _IMAGES_PER_COMPONENT = 10
@@ -19,7 +19,6 @@ _IMAGES_PER_COMPONENT = 10
 _PRIOR_POOLED, _PRIOR_SMOOTH = (2.0, 10.0, 50.0), (10.0, 100.0, 1000.0)
 # Share of a component's variance that is spread evenly over all axes.
 _WHITE_SHARES = (0.0, 1e-3, 1e-2, 0.05, 0.2, 0.5)
-_PCA_AXES = 6
 _LEAST_SIDE = 4  # of images whose cosines are tried
 _TRIAL_STEPS, _FINAL_STEPS = 12, 60
 # More images change the choice little, and its time much.
@@ -131,8 +130,8 @@ def _start(flat: Tensor, count: int, by_brightness: bool) -> Tensor:
     """Posteriors (n, K) to start from: clusters of images alike in brightness and contrast, or in all they show."""
     if count == 1:
         return flat.new_ones(len(flat), 1)
-    points = _brightness_and_contrast(flat) if by_brightness else _principal(flat)
-    return torch.nn.functional.one_hot(_clustered(points, count), count).to(flat.dtype)
+    points = brightness_and_contrast(flat) if by_brightness else principal(flat)
+    return torch.nn.functional.one_hot(clustered(points, count), count).to(flat.dtype)
 
 
 def _chosen(flat: Tensor, cosines: Axes | None) -> _Settings:
@@ -188,24 +187,3 @@ class _Search:
         _, share, axes, fitting, validation = self._made
         mixture, _ = fitted_mixture(fitting, share, axes, settings.prior_images, settings.white_share, _TRIAL_STEPS)
         return _Trial(float(mixture.scores(validation).logsumexp(1).mean()), settings)
-
-
-def _brightness_and_contrast(flat: Tensor) -> Tensor:
-    """Mean and log variance over the pixels of each image, each of unit variance: (n, 2)."""
-    brightness, contrast = flat.mean(1), flat.var(1, correction=0)
-    least = 1e-6 * float(contrast.mean()) + 1e-300
-    if bool((brightness > 0.0).all()):
-        brightness = brightness.log()
-    return _standardised(torch.stack([brightness, contrast.clamp_min(least).log()], 1))
-
-
-def _principal(flat: Tensor) -> Tensor:
-    """The leading principal components of each image: (n, up to 6)."""
-    centred = flat - flat.mean(0)
-    vectors = torch.linalg.eigh(centred.mT @ centred)[1]
-    return _standardised(centred @ vectors[:, -_PCA_AXES:])
-
-
-def _standardised(points: Tensor) -> Tensor:
-    spread = points.std(0)
-    return (points - points.mean(0)) / torch.where(spread > 0.0, spread, 1.0)

@@ -18,15 +18,15 @@ from bitlens.densities._channel_mixture import (
     noise_variance,
     posteriors,
 )
+from bitlens.densities._starts import clustered
 from bitlens.densities.base import Density, as_images
 from bitlens.noise import NoiseModel
 
 _MOST_SCENES = 128
 _IMAGES_PER_SCENE = 10
 _COUNTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128)
-_LLOYD_STEPS, _TRIAL_STEPS, _FINAL_STEPS = 5, 4, 15
+_TRIAL_STEPS, _FINAL_STEPS = 4, 15
 _DARK = 1e-4
-_SEED = 0  # of the first scenes, which the steps that follow forget
 
 
 @final
@@ -94,7 +94,7 @@ class SceneMixtureDensity(Density):
         variance = noise_variance(self.noise, signal.mean(0).clamp_min(least)).flatten()
         whitened = flat / variance.sqrt()
         count = max(1, min(_MOST_SCENES, len(images) // _IMAGES_PER_SCENE))
-        label = _clustered(whitened, count)
+        label = clustered(whitened, count)
         size = torch.bincount(label, minlength=count).to(torch.float64)
         sums = whitened.new_zeros(count, whitened.shape[1]).index_add_(0, label, whitened)
         sums, size = sums[size > 0], size[size > 0]
@@ -125,29 +125,6 @@ class SceneMixtureDensity(Density):
             means = torch.where(kept, update, means.flatten(1)).reshape(means.shape)
             means = self._lit(means, signal)
         return means, log_weights
-
-
-def _clustered(points: Tensor, count: int) -> Tensor:
-    """Label of each point after k-means from seeds far apart (Arthur and Vassilvitskii 2007)."""
-    generator = torch.Generator().manual_seed(_SEED)
-    power = points.square().sum(1)
-    centres = points[:1]
-    distance = (points - centres).square().sum(1)
-    for _ in range(count - 1):
-        total = float(distance.sum())
-        if not total > 0.0:
-            break
-        drawn = torch.searchsorted(distance.cumsum(0), total * torch.rand((), generator=generator, dtype=torch.float64))
-        centre = points[min(int(drawn), len(points) - 1)]
-        centres = torch.cat([centres, centre[None]])
-        distance = torch.minimum(distance, (power - 2.0 * points @ centre + centre.square().sum()).clamp_min(0.0))
-    label = torch.zeros(len(points), dtype=torch.int64, device=points.device)
-    for _ in range(_LLOYD_STEPS):
-        label = (centres.square().sum(1) - 2.0 * points @ centres.mT).argmin(1)
-        size = torch.bincount(label, minlength=len(centres))
-        sums = torch.zeros_like(centres).index_add_(0, label, points)
-        centres = torch.where(size[:, None] > 0, sums / size.clamp_min(1)[:, None], centres)
-    return label
 
 
 def _merge_nearest(sums: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
