@@ -119,5 +119,5 @@ def test_what_is_wrong_is_named() -> None:
         aperture(rand(1, 3, 4, 5))
     with pytest.raises(ValueError, match=r"measured: need shape \(batch, 1, 4, 6\), got \(1, 1, 4, 5\)"):
         aperture.A_adjoint(rand(1, 1, 4, 5))
-    with pytest.raises(TypeError, match=r"scene: need floating-point values, got torch\.int64"):
+    with pytest.raises(TypeError, match=r"scene: need float32 or float64 values, got int64"):
         aperture(torch.ones(1, 2, 4, 5, dtype=torch.int64))

@@ -29,15 +29,15 @@ def as_planes(
     rows: int | None = None,
     columns: int | None = None,
 ) -> Tensor:
-    """`value` as a floating-point tensor (batch, channel, row, column), of the sizes that are given.
+    """`value` as a float32 or float64 tensor (batch, channel, row, column), of the sizes that are given.
 
     Raises:
-        TypeError: not floating point.
+        TypeError: another dtype.
         ValueError: another number of axes, or other sizes.
     """
     tensor = _tensor(value)
-    if not tensor.is_floating_point():
-        raise TypeError(f"{name}: need floating-point values, got {tensor.dtype}")
+    if tensor.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{name}: need float32 or float64 values, got {str(tensor.dtype).removeprefix('torch.')}")
     wanted = (channels, rows, columns)
     sizes_fit = all(size in (None, given) for size, given in zip(wanted, tensor.shape[1:], strict=False))
     if tensor.ndim != 4 or not sizes_fit:

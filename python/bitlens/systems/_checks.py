@@ -1,0 +1,70 @@
+"""Checks of what every system is given: scenes, sizes and counts."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bitlens.encoders.detector import as_planes
+
+
+def check_scenes(
+    scenes: Tensor | np.ndarray,
+    *,
+    channels: int | None = None,
+    rows: int | None = None,
+    columns: int | None = None,
+    lower: float | None = 0.0,
+) -> Tensor:
+    """The caller's scenes as a tensor (n, channel, row, column), float32 unless they are float64.
+
+    None leaves a size open. `lower` is the least value that a scene may have: 0 for light, None for any.
+
+    Raises:
+        TypeError: complex values, or nothing that can be an array.
+        ValueError: no scene, another number of axes or another size, NaN or infinity, a value below `lower`.
+    """
+    if not isinstance(scenes, (Tensor, np.ndarray)):
+        raise TypeError(f"scenes: need a tensor or an array, got {type(scenes).__name__}")
+    tensor = scenes if isinstance(scenes, Tensor) else torch.from_numpy(np.require(scenes, requirements="W"))
+    if not (tensor.is_complex() or tensor.dtype in (torch.float32, torch.float64)):
+        tensor = tensor.to(torch.float32)
+    planes = as_planes("scenes", tensor, channels=channels, rows=rows, columns=columns)
+    if planes.numel() == 0:
+        raise ValueError(f"scenes: need at least one scene with pixels, got shape {tuple(planes.shape)}")
+    if not bool(planes.isfinite().all()):
+        raise ValueError("scenes: need finite values, got NaN or infinity")
+    if lower is not None and float(planes.min()) < lower:
+        raise ValueError(f"scenes: need values of at least {lower:g}, got {float(planes.min()):g}")
+    return planes
+
+
+def check_shape(shape: Sequence[int], name: str = "shape", *, least: int = 1) -> tuple[int, int]:
+    """(rows, columns), both whole numbers of at least `least`.
+
+    Raises:
+        TypeError: not two whole numbers.
+        ValueError: one below `least`.
+    """
+    if isinstance(shape, (str, numbers.Number)) or len(tuple(shape)) != 2:
+        raise TypeError(f"{name}: need (rows, columns), got {shape!r}")
+    rows, columns = (check_count(name, size, least=least) for size in shape)
+    return rows, columns
+
+
+def check_count(name: str, value: int, *, least: int = 1) -> int:
+    """`value`, a whole number of at least `least`.
+
+    Raises:
+        TypeError: not a whole number.
+        ValueError: below `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name}: need a whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name}: need at least {least}, got {value}")
+    return int(value)
