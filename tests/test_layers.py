@@ -23,6 +23,7 @@ ORDER = (
     "losses",
     "ops",
     "kernels",
+    "_files",
 )
 FREE = ("compat", "plots", "report", "cli", "_cli_estimate", "demo")  # may import anything, and nothing imports them
 

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from bitlens import plots, report
+from bitlens._files import replace_file
 from bitlens.design import DesignResult, DesignStep
 from bitlens.estimators import InformationEstimate
 from bitlens.noise import GaussianNoise
@@ -178,14 +179,14 @@ def test_same_report_same_bytes(tmp_path: Path) -> None:
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
-    report.write_atomically(path, b"old")
+    replace_file(path, b"old")
 
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        report.write_atomically(path, b"new")
+        replace_file(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -431,12 +431,13 @@ def _table(result: InformationEstimate, image_shape: tuple[int, ...], confidence
 def _write_estimate(result: InformationEstimate, by_size: TrainingSizes | None, folder: Path) -> list[str]:
     """Figures of the bounds and of bits against training size, and a line for each file."""
     from bitlens import plots
-    from bitlens.report import to_png, write_atomically
+    from bitlens._files import replace_file
+    from bitlens.report import to_png
 
     folder.mkdir(parents=True, exist_ok=True)
     figures = {"bounds.png": plots.estimate(result).figure}
     if by_size is not None:
         figures["training_sizes.png"] = plots.training_sizes(by_size).figure
     for file_name, figure in figures.items():
-        write_atomically(folder / file_name, to_png(figure))  # type: ignore[arg-type]
+        replace_file(folder / file_name, to_png(figure))  # type: ignore[arg-type]
     return [f"wrote {folder / file_name}" for file_name in figures]

@@ -165,7 +165,8 @@ def _write_calibration(result: CalibrationResult, folder: Path) -> list[str]:
     import numpy as np
 
     from bitlens import plots
-    from bitlens.report import to_png, write_atomically
+    from bitlens._files import replace_file
+    from bitlens.report import to_png
 
     folder.mkdir(parents=True, exist_ok=True)
     files = {"photon_transfer.png": to_png(plots.photon_transfer(result).figure)}  # type: ignore[arg-type]
@@ -174,7 +175,7 @@ def _write_calibration(result: CalibrationResult, folder: Path) -> list[str]:
         np.save(buffer, getattr(result.noise_maps, name).numpy())
         files[f"{name}.npy"] = buffer.getvalue()
     for file_name, content in files.items():
-        write_atomically(folder / file_name, content)
+        replace_file(folder / file_name, content)
     return [f"wrote {folder / file_name}" for file_name in files]
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import html
 import io
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
+
+from bitlens._files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,26 +102,10 @@ def write_report(report: Report, folder: str | Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for section in report.sections:
         for picture in section.pictures:
-            write_atomically(folder / f"{picture.name}.png", picture.png)
+            replace_file(folder / f"{picture.name}.png", picture.png)
     path = folder / "report.html"
-    write_atomically(path, to_html(report).encode())
+    replace_file(path, to_html(report).encode())
     return path
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by a file of this content in one step: readers see the old one or the new one, whole."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        # mkstemp makes files private; a report is an ordinary file.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def to_png(figure: Figure, *, dots_per_inch: int = 110) -> bytes:

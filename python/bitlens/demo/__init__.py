@@ -6,8 +6,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from bitlens._files import replace_file
 from bitlens.demo.study import Settings, Study, full_settings, quick_settings, run_study
-from bitlens.report import write_atomically, write_report
+from bitlens.report import write_report
 
 __all__ = ["Settings", "Study", "full_settings", "quick_settings", "run_demo", "run_study"]
 
@@ -36,7 +37,7 @@ def run_demo(settings: Settings, folder: str | Path, *, say: Callable[[str], Non
     say("")
     for finding in findings(study):
         say(finding)
-    write_atomically(folder / "results.json", study.to_json().encode())
+    replace_file(folder / "results.json", study.to_json().encode())
     path = write_report(make_report(study, draw_all(study)), folder)
     say(f"\nreport: {path}    numbers: {folder / 'results.json'}    {study.seconds:.0f} s")
     return study
