@@ -52,7 +52,22 @@ def estimate(bits_per_pixel: float, **changes: object) -> InformationEstimate:
 
 def design_result(n_steps: int) -> DesignResult:
     history = tuple(DesignStep(i, 64.0 * i, float(i), 1.0, 0.1) for i in range(n_steps))
-    return DesignResult(nn.Identity(), GaussianNoise(1.0), history, estimate(0.5), estimate(1.0), (), {}, 0, 1.0)
+    return DesignResult(
+        nn.Identity(),
+        GaussianNoise(1.0),
+        history,
+        estimate(0.5),
+        estimate(1.0),
+        (),
+        {},
+        0,
+        1.0,
+        {},
+        "gaussian",
+        "named",
+        True,
+        (),
+    )
 
 
 DRAWINGS: dict[str, Callable[[Axes | None], Axes]] = {

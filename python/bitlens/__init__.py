@@ -22,6 +22,8 @@ _PUBLIC = {
     "InformationLoss": "bitlens.estimators",
     "InformationMetric": "bitlens.estimators",
     "DesignResult": "bitlens.design",
+    "SubsetResult": "bitlens.design",
+    "choose_subset": "bitlens.design",
     "optimize_design": "bitlens.design",
     "CalibrationResult": "bitlens.noise",
     "NoiseCheck": "bitlens.noise",
@@ -60,7 +62,7 @@ if TYPE_CHECKING:
         plots,
         systems,
     )
-    from bitlens.design import DesignResult, optimize_design
+    from bitlens.design import DesignResult, SubsetResult, choose_subset, optimize_design
     from bitlens.estimators import (
         FisherInformation,
         InformationEstimate,

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from bitlens.design import Box, Constraint, Energy
-from bitlens.design.constraints import project_
+from bitlens.design import Binary, Box, Constraint, Energy, MinimumFeature, Monotone, Simplex, Total
+from bitlens.design.constraints import project
 
 CONSTRAINTS: list[Constraint] = [
     Box(-0.5, 0.5),
@@ -19,6 +19,10 @@ CONSTRAINTS: list[Constraint] = [
     Box(upper=-0.1),
     Energy(0.3),
     Energy(0.4, measure="rms"),
+    Simplex(0.8),
+    Total(0.8),
+    Monotone(),
+    Monotone("decreasing"),
 ]
 
 
@@ -30,6 +34,13 @@ def _allowed(constraint: Constraint, value: torch.Tensor) -> bool:
             (math.inf if constraint.upper is None else constraint.upper),
         )
         return bool((value >= low - slack).all() and (value <= high + slack).all())
+    if isinstance(constraint, Simplex):
+        return bool((value >= 0).all()) and abs(value.sum().item() - constraint.total) <= slack
+    if isinstance(constraint, Total):
+        return bool((value >= 0).all() and value.sum() <= constraint.limit + slack)
+    if isinstance(constraint, Monotone):
+        rise = value.diff() if constraint.direction == "increasing" else -value.diff()
+        return bool((rise >= -slack).all())
     assert isinstance(constraint, Energy)
     if constraint.measure == "rms":
         return bool(value.square().mean().sqrt() <= constraint.limit + slack)
@@ -55,6 +66,15 @@ def test_projection_is_the_nearest_allowed_value(constraint: Constraint) -> None
     elif isinstance(constraint, Energy) and constraint.measure == "mean":
         bounds = [(0, None)] * 5
         rules = [{"type": "ineq", "fun": lambda x: 0.3 - x.mean()}]
+    elif isinstance(constraint, Simplex):
+        bounds = [(0, None)] * 5
+        rules = [{"type": "eq", "fun": lambda x: x.sum() - 0.8}]
+    elif isinstance(constraint, Total):
+        bounds = [(0, None)] * 5
+        rules = [{"type": "ineq", "fun": lambda x: 0.8 - x.sum()}]
+    elif isinstance(constraint, Monotone):
+        sign = 1 if constraint.direction == "increasing" else -1
+        rules = [{"type": "ineq", "fun": lambda x: sign * (x[1:] - x[:-1])}]
     else:
         rules = [{"type": "ineq", "fun": lambda x: 0.4**2 - (x**2).mean()}]
     found = minimize(
@@ -76,6 +96,13 @@ def test_projection_is_the_nearest_allowed_value(constraint: Constraint) -> None
         (lambda: Box(math.nan, 0.0), "lower <= upper"),
         (lambda: Energy(0.0), "limit > 0"),
         (lambda: Energy(1.0, measure="sum"), "measure"),  # type: ignore[arg-type]
+        (lambda: Simplex(-1.0), "Simplex: need total > 0, got -1"),
+        (lambda: Total(math.inf), "Total: need limit > 0, got inf"),
+        (lambda: Monotone("up"), "increasing"),  # type: ignore[arg-type]
+        (lambda: MinimumFeature(0), "at least 1, got 0"),
+        (lambda: MinimumFeature(2).project(torch.zeros(4)), r"need a map \(..., row, column\), got shape \(4,\)"),
+        (lambda: Binary("hard"), "straight_through"),  # type: ignore[arg-type]
+        (lambda: Binary(share=1.0), "share above 0 and below 1"),
     ],
 )
 def test_bad_constraints(make: object, message: str) -> None:
@@ -89,9 +116,7 @@ def test_bad_constraints(make: object, message: str) -> None:
 def test_several_constraints_are_met_together_at_the_nearest_value(order: tuple[int, int], values: list[float]) -> None:
     both = (Box(0.2, 1.0), Energy(0.5))
     start = torch.tensor(values, dtype=torch.float64)
-    parameter = torch.nn.Parameter(start.clone())
-    project_("mask", parameter, [both[i] for i in order])
-    value = parameter.detach()
+    value = project("mask", start, [both[i] for i in order])
     assert all(_allowed(constraint, value) for constraint in both)
     # The nearest value is clip(start - c, 0.2, 1) for the smallest c >= 0 that meets the budget: by bisection.
     low, high = 0.0, 4.0
@@ -103,6 +128,44 @@ def test_several_constraints_are_met_together_at_the_nearest_value(order: tuple[
 
 
 def test_constraints_without_a_common_value_are_an_error() -> None:
-    parameter = torch.nn.Parameter(torch.full((4,), 0.7, dtype=torch.float64))
     with pytest.raises(ValueError, match="no value meets all of"):
-        project_("mask", parameter, [Box(lower=0.6), Energy(0.5)])
+        project("mask", torch.full((4,), 0.7, dtype=torch.float64), [Box(lower=0.6), Energy(0.5)])
+
+
+def test_blocks_are_the_nearest_map_of_blocks() -> None:
+    value = torch.randn(2, 5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = MinimumFeature(3).project(value)
+    for rows in (slice(0, 3), slice(3, 5)):
+        for columns in (slice(0, 3), slice(3, 6), slice(6, 7)):
+            mean = value[:, rows, columns].mean(dim=(1, 2), keepdim=True)
+            torch.testing.assert_close(found[:, rows, columns], mean.expand_as(found[:, rows, columns]))
+    torch.testing.assert_close(MinimumFeature(3).project(found), found)
+
+
+@pytest.mark.parametrize("share", [None, 0.3])
+@pytest.mark.parametrize("progress", [0.0, 0.4, 0.9])
+def test_annealed_steps_have_the_gradient_that_they_say(share: float | None, progress: float) -> None:
+    free = torch.rand(5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    limit = Binary("annealing", share=share)
+    values = limit.realize(free.detach(), progress)
+    assert float(values.min()) >= 0.0
+    assert float(values.max()) <= 1.0
+    if share is not None:
+        assert values.mean().item() == pytest.approx(share, abs=1e-6)
+    assert torch.autograd.gradcheck(lambda x: limit.realize(x, progress), (free,), eps=1e-6, atol=1e-5)
+    hard = limit.realize(free, 1.0)
+    assert set(hard.flatten().tolist()) <= {0.0, 1.0}
+    if share is not None:
+        assert hard.sum().item() == 9
+
+
+def test_straight_through_passes_the_gradient_on() -> None:
+    free = torch.tensor([0.1, 0.6, 0.9], dtype=torch.float64, requires_grad=True)
+    values = Binary().realize(free, 0.0)
+    assert values.tolist() == [0.0, 1.0, 1.0]
+    weights = torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64)
+    assert torch.autograd.grad((values * weights).sum(), free)[0].tolist() == [1.0, 2.0, 6.0]
+    # At a fixed share, what all have in common changes nothing.
+    one = Binary(share=0.34).realize(free, 0.0)
+    assert one.tolist() == [0.0, 0.0, 1.0]
+    assert torch.autograd.grad((one * weights).sum(), free)[0].tolist() == [-2.0, -1.0, 3.0]

@@ -6,14 +6,14 @@ import copy
 import json
 import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from bitlens.design import Box, DesignResult, DesignStep, Energy, optimize_design
+from bitlens.design import Box, Constraint, DesignResult, DesignStep, Energy, optimize_design
 from bitlens.noise import GaussianNoise, NoiseModel, PoissonGaussianNoise
 
 VARIANCES = torch.tensor([9.0, 4.0, 1.0, 0.1], dtype=torch.float64)
@@ -358,21 +358,22 @@ def test_bad_arguments(changes: dict[str, object], error: type[Exception], messa
 
 
 def test_interrupt_between_a_step_and_its_projection_still_obeys(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bitlens.design import optimize
+    from bitlens.design import _climb
 
     calls = 0
-    project = optimize.project_
+    project = _climb.project
 
-    def interrupted(*arguments: object) -> None:
+    def interrupted(name: str, given: Tensor, constraints: Sequence[Constraint]) -> Tensor:
         nonlocal calls
         calls += 1
         if calls == 4:
             raise KeyboardInterrupt
-        project(*arguments)  # type: ignore[arg-type]
+        return project(name, given, constraints)
 
-    monkeypatch.setattr(optimize, "project_", interrupted)
+    monkeypatch.setattr(_climb, "project", interrupted)
     result = run(n_steps=50)
-    assert calls == 5
+    assert calls == 4
+    assert len(result.history) == 3
     assert result.encoder.amplitude.square().mean().sqrt().item() <= 1.0 + 1e-9
 
 

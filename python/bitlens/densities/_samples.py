@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 
-def samples(name: str, value: object) -> Tensor:
-    """`value`, an array or tensor (n, ...) of real numbers, as a detached tensor of its own type.
+def samples(name: str, value: object, *, keep_graph: bool = False) -> Tensor:
+    """`value`, an array or tensor (n, ...) of real numbers, as a tensor of its own type, detached unless told.
 
     Raises:
         TypeError: not an array of real numbers.
         ValueError: no sample axis, empty, or values that are not finite.
     """
     if isinstance(value, Tensor):
-        tensor = value.detach()
+        tensor = value if keep_graph else value.detach()
     else:
         array = np.asarray(value)
         if array.dtype.kind not in "biuf":
@@ -29,6 +29,6 @@ def samples(name: str, value: object) -> Tensor:
         raise ValueError(f"{name}: need shape (n, ...), one image per row, got {tuple(tensor.shape)}")
     if tensor.numel() == 0:
         raise ValueError(f"{name}: need at least one image and one pixel, got shape {tuple(tensor.shape)}")
-    if not bool(torch.isfinite(tensor).all()):
+    if not bool(torch.isfinite(tensor.detach()).all()):
         raise ValueError(f"{name}: need finite values, got NaN or infinity")
     return tensor

@@ -42,13 +42,15 @@ class Density(ABC):
 
 
 def as_images(measured: object, image_shape: torch.Size | None = None, minimum_samples: int = 1) -> Tensor:
-    """`measured` as a float64 tensor (n, ...), checked against the shape of one image.
+    """`measured` as a float64 tensor (n, ...), checked against the shape of one image, whose density it then is.
+
+    With an `image_shape`, for `log_prob`, it keeps its graph: a log density can be differentiated in the measurement.
 
     Raises:
         TypeError: not an array of real numbers.
         ValueError: no image axis, no pixels, too few images, another image shape, NaN or infinity.
     """
-    images = samples("measured", measured).to(torch.float64)
+    images = samples("measured", measured, keep_graph=image_shape is not None).to(torch.float64)
     if image_shape is not None and images.shape[1:] != image_shape:
         raise ValueError(f"measured: need images of shape {tuple(image_shape)}, got {tuple(images.shape[1:])}")
     if images.shape[0] < minimum_samples:

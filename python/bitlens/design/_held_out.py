@@ -39,7 +39,10 @@ class HeldOut:
     seed: int
 
     @torch.no_grad()
+    def means(self, encoder: Encoder) -> Tensor:
+        """The scenes, encoded: (n, ...) float64."""
+        return torch.cat([encoder(part) for part in self.scenes.split(_ENCODE_BATCH)]).to(torch.float64)
+
     def judge(self, encoder: Encoder, noise: NoiseModel) -> Judged:
         """What the measurements of these scenes carry."""
-        mean = torch.cat([encoder(part) for part in self.scenes.split(_ENCODE_BATCH)]).to(torch.float64)
-        return judge_means(mean, noise, self.groups, self.seed)
+        return judge_means(self.means(encoder), noise, self.groups, self.seed)

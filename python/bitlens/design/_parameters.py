@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 
@@ -111,13 +110,17 @@ def domains(
     return found
 
 
+def scales(encoder: Callable[[Tensor], Tensor], noise: nn.Module, learned: dict[str, nn.Parameter]) -> dict[str, float]:
+    """What counts as a large change of each learned parameter: its module's `parameter_scale`, else 1."""
+    found = dict.fromkeys(learned, 1.0)
+    for owner in (encoder, noise):
+        for module in owner.modules() if isinstance(owner, nn.Module) else ():
+            for attribute, scale in getattr(module, "parameter_scale", {}).items():
+                value = getattr(module, attribute, None)
+                found |= {name: float(scale) for name, parameter in learned.items() if parameter is value}
+    return found
+
+
 def copy_of(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
     """Detached copies of the present values."""
     return {name: parameter.detach().clone() for name, parameter in parameters.items()}
-
-
-@torch.no_grad()
-def restore_(parameters: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None:
-    """Put copies back in place."""
-    for name, parameter in parameters.items():
-        parameter.copy_(values[name])

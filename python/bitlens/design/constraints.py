@@ -6,18 +6,26 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from scipy.optimize import isotonic_regression
+from torch import Tensor
 
 
 class Constraint(ABC):
-    """A set of allowed values of one parameter."""
+    """A set of allowed values of one parameter; `couples` says whether elements limit each other."""
+
+    couples: ClassVar[bool] = True
 
     @abstractmethod
     def project(self, value: Tensor) -> Tensor:
         """The allowed value nearest to `value`, as a new tensor of its shape."""
+
+    def realize(self, free: Tensor, progress: float) -> Tensor:
+        """What the encoder gets for the free numbers that are climbed, at this share of the steps; differentiable."""
+        return free
 
 
 @final
@@ -28,6 +36,8 @@ class Box(Constraint):
     Raises:
         ValueError: both sides open, a bound that is NaN, or lower above upper.
     """
+
+    couples = False
 
     lower: float | None = None
     upper: float | None = None
@@ -61,8 +71,7 @@ class Energy(Constraint):
     measure: Literal["mean", "rms"] = "mean"
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.limit) and self.limit > 0):
-            raise ValueError(f"Energy: need limit > 0, got {self.limit}")
+        _positive("Energy", "limit", self.limit)
         if self.measure not in ("mean", "rms"):
             raise ValueError(f'Energy: need measure "mean" or "rms", got {self.measure!r}')
 
@@ -74,11 +83,185 @@ class Energy(Constraint):
         positive = value.clamp(min=0.0)
         if bool(positive.mean() <= self.limit):
             return positive
-        descending = value.flatten().sort(descending=True).values
-        count = torch.arange(1, descending.numel() + 1, dtype=value.dtype, device=value.device)
-        excess = (descending.cumsum(0) - self.limit * value.numel()) / count
-        n_kept = int((descending > excess).sum())
-        return (value - excess[n_kept - 1]).clamp(min=0.0)
+        return _onto_simplex(value, self.limit * value.numel())
+
+
+@final
+@dataclass(frozen=True)
+class Simplex(Constraint):
+    """value >= 0 with sum(value) = total: shares of an exposure, a dose or a scan time that are all spent.
+
+    Raises:
+        ValueError: the total is not a positive number.
+
+    Reference: Duchi et al. 2008, doi:10.1145/1390156.1390191, figure 1.
+    """
+
+    total: float = 1.0
+
+    def __post_init__(self) -> None:
+        _positive("Simplex", "total", self.total)
+
+    def project(self, value: Tensor) -> Tensor:
+        """A common amount off, and what falls below zero at zero."""
+        return _onto_simplex(value, self.total)
+
+
+@final
+@dataclass(frozen=True)
+class Total(Constraint):
+    """value >= 0 with sum(value) <= limit: a dose, a time or a power that need not all be spent.
+
+    Raises:
+        ValueError: the limit is not a positive number.
+
+    Reference: Duchi et al. 2008, doi:10.1145/1390156.1390191.
+    """
+
+    limit: float
+
+    def __post_init__(self) -> None:
+        _positive("Total", "limit", self.limit)
+
+    def project(self, value: Tensor) -> Tensor:
+        """Negative values at zero, and a common amount off where the sum is beyond the limit."""
+        positive = value.clamp(min=0.0)
+        return positive if bool(positive.sum() <= self.limit) else _onto_simplex(value, self.limit)
+
+
+@final
+@dataclass(frozen=True)
+class Monotone(Constraint):
+    """Values along the last axis that never fall ("increasing") or never rise ("decreasing").
+
+    Raises:
+        ValueError: neither direction.
+
+    Reference: Barlow et al. 1972, Statistical Inference under Order Restrictions (pool adjacent violators).
+    """
+
+    direction: Literal["increasing", "decreasing"] = "increasing"
+
+    def __post_init__(self) -> None:
+        if self.direction not in ("increasing", "decreasing"):
+            raise ValueError(f'Monotone: need "increasing" or "decreasing", got {self.direction!r}')
+
+    def project(self, value: Tensor) -> Tensor:
+        """Isotonic regression of each row."""
+        rows = value.detach().to("cpu", torch.float64).reshape(-1, value.shape[-1]).numpy()
+        increasing = self.direction == "increasing"
+        found = np.stack([isotonic_regression(row, increasing=increasing).x for row in rows])
+        return torch.from_numpy(found).reshape(value.shape).to(value)
+
+
+@final
+@dataclass(frozen=True)
+class MinimumFeature(Constraint):
+    """Constant on blocks of `pixels` x `pixels` of the last two axes, counted from the first row and column.
+
+    No feature of the map, bright or dark, is then narrower than that: what a printer or a light modulator can make.
+
+    Raises:
+        ValueError: `pixels` is not a whole number of at least 1.
+    """
+
+    pixels: int
+
+    def __post_init__(self) -> None:
+        if isinstance(self.pixels, bool) or not isinstance(self.pixels, int) or self.pixels < 1:
+            raise ValueError(f"MinimumFeature: need a whole number of pixels of at least 1, got {self.pixels!r}")
+
+    def project(self, value: Tensor) -> Tensor:
+        """The mean of each block; blocks at the last row and column may be cut."""
+        if value.ndim < 2:
+            raise ValueError(f"MinimumFeature: need a map (..., row, column), got shape {tuple(value.shape)}")
+        rows, columns = (self._membership(size, value) for size in value.shape[-2:])
+        summed = rows.mT @ value @ columns
+        mean = summed / (rows.sum(0)[:, None] * columns.sum(0))
+        return rows @ mean @ columns.mT
+
+    def _membership(self, size: int, like: Tensor) -> Tensor:
+        block = torch.arange(size, device=like.device) // self.pixels
+        return torch.nn.functional.one_hot(block).to(like)
+
+
+_SOFTEST, _HARDEST = 1.0, 64.0
+
+
+@final
+@dataclass(frozen=True)
+class Binary(Constraint):
+    """Zeros and ones, made from free numbers in [0, 1] that are climbed in their place.
+
+    "straight_through": ones where the free number is above 1/2, with the gradient of the identity. "annealing": a
+    smooth step that grows steeper, from nearly the identity to a hard one at the end: for masks whose closed pixels
+    have no gradient. With `share`, ones are that share of all values, those of the largest free numbers. Other
+    constraints of the parameter act on the free numbers.
+
+    Raises:
+        ValueError: an unknown method, or a share that is not within (0, 1).
+
+    Reference: Bengio et al. 2013, arXiv 1308.3432; Wang et al. 2011, doi:10.1007/s00158-010-0602-y, eq. 9.
+    """
+
+    couples = False
+
+    method: Literal["straight_through", "annealing"] = "straight_through"
+    share: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in ("straight_through", "annealing"):
+            raise ValueError(f'Binary: need "straight_through" or "annealing", got {self.method!r}')
+        if self.share is not None and not 0 < self.share < 1:
+            raise ValueError(f"Binary: need a share above 0 and below 1, got {self.share}")
+
+    def project(self, value: Tensor) -> Tensor:
+        """Free numbers within [0, 1]."""
+        return value.clamp(0.0, 1.0)
+
+    def _middle(self, free: Tensor, steepness: float, edge: float) -> Tensor:
+        """Where the step has to stand for the mean of what it makes to be the share, and how that moves with `free`."""
+        fixed = free.detach()
+        low, high = -1.0, 2.0
+        for _ in range(60):
+            middle = 0.5 * (low + high)
+            values = 0.5 * (1 + torch.tanh(steepness * (fixed - middle)) / edge)
+            low, high = (middle, high) if float(values.clamp(0.0, 1.0).mean()) > (self.share or 0.0) else (low, middle)
+        # The mean stays: the middle moves by the mean of the moves, weighted by the slopes.
+        slope = torch.where((values > 0) & (values < 1), 1 / torch.cosh(steepness * (fixed - middle)).square(), 0.0)
+        weight = slope / slope.sum().clamp_min(1e-300)
+        return 0.5 * (low + high) + (weight * (free - fixed)).sum()
+
+    def realize(self, free: Tensor, progress: float) -> Tensor:
+        """Zeros and ones; while annealing, values between them."""
+        if self.method == "annealing" and progress < 1:
+            steepness = _SOFTEST * (_HARDEST / _SOFTEST) ** progress
+            edge = math.tanh(0.5 * steepness)
+            middle = 0.5 if self.share is None else self._middle(free, steepness, edge)
+            return (0.5 * (1 + torch.tanh(steepness * (free - middle)) / edge)).clamp(0.0, 1.0)
+        ones = free.detach() > 0.5
+        if self.share is not None:
+            count = max(1, round(self.share * free.numel()))
+            order = free.detach().flatten().argsort(descending=True, stable=True)
+            ones = torch.zeros(free.numel(), dtype=torch.bool, device=free.device)
+            ones[order[:count]] = True
+            ones = ones.reshape(free.shape)
+            free = free - free.mean()  # along the share, which does not change
+        return free + (ones.to(free) - free).detach()
+
+
+def _positive(name: str, argument: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name}: need {argument} > 0, got {value}")
+
+
+def _onto_simplex(value: Tensor, total: float) -> Tensor:
+    """The nearest value >= 0 of this sum: (value - t) where positive, t the level at which the sum is right."""
+    descending = value.flatten().sort(descending=True).values
+    count = torch.arange(1, descending.numel() + 1, dtype=value.dtype, device=value.device)
+    excess = (descending.cumsum(0) - total) / count
+    n_kept = int((descending > excess).sum())
+    return (value - excess[n_kept - 1]).clamp(min=0.0)
 
 
 def check_constraints(
@@ -98,7 +281,9 @@ def check_constraints(
         several = tuple(given) if isinstance(given, Sequence) else (given,)
         for constraint in several:
             if not isinstance(constraint, Constraint):
-                raise TypeError(f"constraints[{name!r}]: need Box or Energy, got {type(constraint).__name__}")
+                raise TypeError(
+                    f"constraints[{name!r}]: need a constraint such as Box or Energy, got {type(constraint).__name__}"
+                )
         checked[name] = several
     return checked
 
@@ -107,8 +292,8 @@ _MOST_SWEEPS, _CLOSE = 500, 1e-10
 
 
 @torch.no_grad()
-def project_(name: str, parameter: nn.Parameter, constraints: Sequence[Constraint]) -> None:
-    """Replace the value of `parameter` by the nearest one that meets every constraint.
+def project(name: str, given: Tensor, constraints: Sequence[Constraint]) -> Tensor:
+    """The value nearest to `given` that meets every constraint.
 
     Several sets are met together by Dykstra's alternating projections, and the last sweep leaves the value inside
     every set to a relative 1e-9.
@@ -118,10 +303,11 @@ def project_(name: str, parameter: nn.Parameter, constraints: Sequence[Constrain
 
     Reference: Boyle and Dykstra 1986, doi:10.1007/978-1-4613-9940-7_3.
     """
+    if not constraints:
+        return given.detach().clone()
     if len(constraints) == 1:
-        parameter.copy_(constraints[0].project(parameter))
-        return
-    value = parameter.detach().clone()
+        return constraints[0].project(given)
+    value = given.detach().clone()
     corrections = [torch.zeros_like(value) for _ in constraints]
     scale = max(1.0, float(value.abs().max()))
     for _ in range(_MOST_SWEEPS):
@@ -140,7 +326,7 @@ def project_(name: str, parameter: nn.Parameter, constraints: Sequence[Constrain
                 value = constraint.project(value)
         if any(_distance(constraint, value) > 1e-6 * scale for constraint in constraints):
             raise ValueError(f"constraints[{name!r}]: no value meets all of {list(constraints)}")
-    parameter.copy_(value)
+    return value
 
 
 def _distance(constraint: Constraint, value: Tensor) -> float:

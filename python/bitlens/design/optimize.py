@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
 from bitlens.densities._samples import samples
-from bitlens.design import _parameters
-from bitlens.design._adam import Adam
+from bitlens.design import _checkpoint, _parameters
+from bitlens.design._climb import Problem, put
 from bitlens.design._held_out import HeldOut
-from bitlens.design.constraints import Box, Constraint, check_constraints, project_
-from bitlens.design.objective import gaussian_information
+from bitlens.design._starts import Run, climb_all
+from bitlens.design.constraints import Box, Constraint, check_constraints, project
+from bitlens.design.objectives import OBJECTIVES, GaussianObjective, Objective, choose_objective
 from bitlens.design.result import DesignResult, DesignStep, Encoder
 from bitlens.estimators._closed_form import check_moments
+from bitlens.estimators._inputs import whole_number
 from bitlens.estimators._judge import stderr_of_difference_bits
 from bitlens.estimators._seeds import derived_seed, take_seed
 from bitlens.kernels import _backend
@@ -27,8 +29,15 @@ from bitlens.noise import NoiseModel
 
 _HELD_OUT_SHARE = 0.25
 _MINIMUM_JUDGED = 10
-# The learning rate falls along a cosine to this share of its start.
+# The learning rate falls to this share of its start.
 _FINAL_RATE = 0.02
+# First steps, in what counts as a large change of each parameter.
+_FIRST_STEP = 0.05
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda progress: _FINAL_RATE + (1 - _FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * progress)),
+    "linear": lambda progress: 1 - (1 - _FINAL_RATE) * progress,
+    "constant": lambda progress: 1.0,
+}
 
 
 def optimize_design(
@@ -37,25 +46,33 @@ def optimize_design(
     scenes: Tensor | NDArray[Any],
     *,
     parameters: Sequence[str] | None = None,
-    objective: Literal["auto", "gaussian"] = "auto",
+    objective: Literal["auto", "gaussian", "known_channel", "density", "critic"] | Objective = "auto",
     n_steps: int = 200,
     constraints: Mapping[str, Constraint | Sequence[Constraint]] | None = None,
     generator: torch.Generator | None = None,
     callback: Callable[[DesignStep], None] | None = None,
-    learning_rate: float | Mapping[str, float] = 0.05,
+    learning_rate: float | Mapping[str, float] | None = None,
+    schedule: Literal["cosine", "linear", "constant"] | Callable[[float], float] = "cosine",
+    optimizer: Literal["adam", "lbfgs"] = "adam",
     batch_size: int | None = None,
+    n_starts: int = 1,
+    start_spread: float = 1.0,
+    plateau_window: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     judge_scenes: Tensor | NDArray[Any] | None = None,
     judge_groups: Sequence[object] | NDArray[Any] | Tensor | None = None,
 ) -> DesignResult:
-    """A copy of encoder and noise that carries more bits: Adam up `gaussian_information`, decaying steps.
+    """A copy of encoder and noise that carries more bits: steps up an estimate of the information, noise drawn afresh.
 
     Args:
         scenes: (n, ...) what the encoder takes; `batch_size` random ones (default at most 512) a step.
         parameters: names of what may change, in encoder or noise; default all that require grad.
-        constraints: name -> Box, Energy or several, met after each step beside what the modules themselves allow.
-        generator: gives the seed, moves on by one draw; a fresh one with `result.seed` repeats any result.
-        callback: gets every step; Ctrl-C ends the steps and returns what is done.
-        learning_rate: first step size in the unit of the parameter, for all or by name.
+        objective: a name, or one of `bitlens.design`'s; "auto" says why in `objective_reason`.
+        constraints: name -> Box, Binary, ... or several, met after each step beside the modules' own domains.
+        learning_rate: first step: by name in the parameter's unit; one number in its module's `parameter_scale`.
+        n_starts: the given one, and others `start_spread` scales away at random; the best is kept.
+        plateau_window: stop once this many steps gain nothing more (see `has_plateaued`); None: all steps.
+        checkpoint: a file that keeps what is done: Ctrl-C ends the steps, the same call goes on.
         judge_scenes: scenes of other images, for `before` and `after`; default a quarter of `scenes`, held out.
 
     Raises:
@@ -63,32 +80,58 @@ def optimize_design(
 
     Reference: Pinkard et al. 2024, arXiv 2405.20559; Kingma and Ba 2015, arXiv 1412.6980.
     """
-    if objective not in ("auto", "gaussian"):
-        raise ValueError(f'objective: need "auto" or "gaussian", got {objective!r}')
-    if not callable(encoder):
-        raise TypeError(f"encoder: need a callable scene -> mean, got {type(encoder).__name__}")
-    if not isinstance(noise, NoiseModel):
-        raise TypeError(f"noise: need a noise model such as bitlens.GaussianNoise, got {type(noise).__name__}")
-    check_moments(noise)
-    if n_steps < 1:
-        raise ValueError(f"n_steps: need at least 1, got {n_steps}")
+    _check_choices(encoder, noise, objective, optimizer, n_steps)
+    share = _schedule(schedule)
+    n_starts = whole_number("n_starts", n_starts, 1)
+    if not (math.isfinite(start_spread) and start_spread > 0):
+        raise ValueError(f"start_spread: need a number above 0, got {start_spread}")
+    if plateau_window is not None:
+        plateau_window = whole_number("plateau_window", plateau_window, 8)
     encoder, noise = copy.deepcopy(encoder), copy.deepcopy(noise)
     learned, frozen = _parameters.choose_parameters(encoder, noise, parameters)
     limits = check_constraints(constraints)
-    rates = _rates(learning_rate, learned)
+    scales = _parameters.scales(encoder, noise, learned)
+    rates = _rates(learning_rate, learned, scales)
     _check_names("constraints", limits, learned)
     notes = _add_domains(limits, _parameters.domains(encoder, noise, learned))
+    if optimizer == "lbfgs":
+        _check_line_search(objective, limits)
     given_scenes = _scenes("scenes", scenes)
+    judged = {} if judge_scenes is None else {"judge_scenes": _scenes("judge_scenes", judge_scenes)}
+    settings = {
+        "parameters": list(learned),
+        "limits": limits,
+        "rates": rates,
+        "steps": (n_steps, schedule if isinstance(schedule, str) else "own", optimizer, batch_size, plateau_window),
+        "objective": objective if isinstance(objective, str) else objective.name,
+        "starts": (n_starts, start_spread),
+    }
     seed = take_seed(generator)
-    fitting, held_out, warnings = _split(given_scenes, judge_scenes, judge_groups, seed)
+    fingerprint, saved = "", None
+    if checkpoint is not None:
+        fingerprint = _checkpoint.fingerprint_of(
+            {"encoder": encoder, "noise": noise}, {"scenes": given_scenes, **judged}, settings
+        )
+        saved = _checkpoint.load(checkpoint, fingerprint)
+        if saved is not None and generator is not None and saved.seed != seed:
+            raise ValueError(f"generator: need one of seed {saved.seed} to go on with the checkpoint, got seed {seed}")
+        seed = seed if saved is None else saved.seed
+    run = Run(optimizer, n_starts, start_spread, callback, checkpoint, fingerprint, saved)
+    fitting, held_out, warnings = _split(given_scenes, judged.get("judge_scenes"), judge_groups, seed)
     n_batch = _batch_size(batch_size, fitting.shape[0])
+    problem = Problem(encoder, noise, fitting, learned, limits, rates, n_steps, n_batch, share, plateau_window, seed)
     with _backend.reproducible():
-        for name, several in limits.items():
-            project_(name, learned[name], several)
+        first = {name: project(name, learned[name], limits.get(name, ())) for name in learned}
+        put(problem, first)
+        initial = _parameters.copy_of(learned)
         before = held_out.judge(encoder, noise)
-        draws = torch.Generator().manual_seed(derived_seed(seed, "batches"))
-        history, ends = _climb(encoder, noise, fitting, learned, limits, rates, n_steps, n_batch, draws, callback)
+        estimate = before.estimate
+        chosen = choose_objective(
+            objective, noise, held_out.means(encoder), estimate.bits, estimate.stderr_bits or 0.0, n_batch
+        )
+        best, starts, ends = climb_all(problem, chosen.objective, first, scales, run)
         warnings += notes + ends
+        best.settle()
         after = held_out.judge(encoder, noise)
     for parameter in frozen:
         parameter.requires_grad_(True)
@@ -97,14 +140,56 @@ def optimize_design(
     return DesignResult(
         encoder=encoder,
         noise=noise,
-        history=tuple(history),
+        history=tuple(best.history),
         before=before.estimate,
         after=after.estimate,
         warnings=tuple(warnings),
         parameters=_parameters.copy_of(learned),
         seed=seed,
         gain_stderr_bits=stderr_of_difference_bits(before, after),
+        initial_parameters=initial,
+        objective=chosen.objective.name,
+        objective_reason=chosen.reason,
+        converged=best.converged,
+        starts=starts,
     )
+
+
+def _check_choices(encoder: object, noise: object, objective: object, optimizer: object, n_steps: int) -> None:
+    if not (isinstance(objective, Objective) or objective in OBJECTIVES):
+        raise ValueError(f"objective: need one of {', '.join(map(repr, OBJECTIVES))}, got {objective!r}")
+    if optimizer not in ("adam", "lbfgs"):
+        raise ValueError(f'optimizer: need "adam" or "lbfgs", got {optimizer!r}')
+    if not callable(encoder):
+        raise TypeError(f"encoder: need a callable scene -> mean, got {type(encoder).__name__}")
+    if not isinstance(noise, NoiseModel):
+        raise TypeError(f"noise: need a noise model such as bitlens.GaussianNoise, got {type(noise).__name__}")
+    if objective == "gaussian":
+        check_moments(noise)
+    whole_number("n_steps", n_steps, 1)
+
+
+def _check_line_search(objective: object, limits: Mapping[str, Sequence[Constraint]]) -> None:
+    """A line search needs one function of the design, without noise, and boxes."""
+    if not (objective == "gaussian" or isinstance(objective, GaussianObjective)):
+        raise ValueError(
+            f'objective: need "gaussian" with optimizer "lbfgs", whose line searches see no noise, got {objective!r}'
+        )
+    for name, several in limits.items():
+        for limit in several:
+            if not isinstance(limit, Box):
+                raise ValueError(f'constraints[{name!r}]: need Box with optimizer "lbfgs", got {limit!r}')
+
+
+def _schedule(given: object) -> Callable[[float], float]:
+    if isinstance(given, str) and given in SCHEDULES:
+        return SCHEDULES[given]
+    if isinstance(given, str) or not callable(given):
+        raise ValueError(
+            f"schedule: need one of {', '.join(map(repr, SCHEDULES))}, or a function of the share of steps done, "
+            f"got {given!r}"
+        )
+    return given
 
 
 def _add_domains(
@@ -122,59 +207,6 @@ def _add_domains(
     return notes
 
 
-def _climb(
-    encoder: Encoder,
-    noise: NoiseModel,
-    scenes: Tensor,
-    learned: dict[str, nn.Parameter],
-    limits: Mapping[str, Sequence[Constraint]],
-    rates: Mapping[str, float],
-    n_steps: int,
-    n_batch: int,
-    generator: torch.Generator,
-    callback: Callable[[DesignStep], None] | None,
-) -> tuple[list[DesignStep], list[str]]:
-    # A box acts on each element alone; any other set may couple them.
-    coupled = [name for name, several in limits.items() if not all(isinstance(limit, Box) for limit in several)]
-    optimizer = Adam(learned, rates, coupled)
-    largest_rate = max(rates.values())
-    history: list[DesignStep] = []
-    good = _parameters.copy_of(learned)
-    progress = tqdm(total=n_steps, desc="design", unit="step", disable=None, leave=False)
-    try:
-        for step in range(n_steps):
-            batch = scenes[torch.randperm(scenes.shape[0], generator=generator)[:n_batch]]
-            optimizer.clear_gradients()
-            mean = encoder(batch)
-            objective = gaussian_information(mean, noise) / math.log(2)
-            objective.backward()
-            bits, norm = objective.item(), optimizer.gradient_norm()
-            if not (math.isfinite(norm) and math.isfinite(bits)):
-                _parameters.restore_(learned, good)
-                return history, [
-                    f"stopped at step {step}: the objective or its gradient is not finite; "
-                    "the design is that of the last step where both were"
-                ]
-            good = _parameters.copy_of(learned)
-            share = _FINAL_RATE + (1 - _FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * step / n_steps))
-            row = DesignStep(step, bits, bits / mean[0].numel(), norm, share * largest_rate)
-            history.append(row)
-            optimizer.step(share)
-            for name, several in limits.items():
-                project_(name, learned[name], several)
-            progress.set_postfix_str(f"{row.objective_bits_per_pixel:.3f} bits per pixel", refresh=False)
-            progress.update()
-            if callback is not None:
-                callback(row)
-    except KeyboardInterrupt:
-        for name, several in limits.items():  # the interrupt may have come between a step and its projection
-            project_(name, learned[name], several)
-        return history, [f"interrupted after {len(history)} of {n_steps} steps: the design is as it was then"]
-    finally:
-        progress.close()
-    return history, []
-
-
 def _scenes(name: str, value: Tensor | NDArray[Any]) -> Tensor:
     tensor = samples(name, value)
     if not tensor.dtype.is_floating_point:
@@ -184,18 +216,17 @@ def _scenes(name: str, value: Tensor | NDArray[Any]) -> Tensor:
 
 def _split(
     scenes: Tensor,
-    judge_scenes: Tensor | NDArray[Any] | None,
+    judge_scenes: Tensor | None,
     judge_groups: Sequence[object] | NDArray[Any] | Tensor | None,
     seed: int,
 ) -> tuple[Tensor, HeldOut, list[str]]:
     """Scenes to climb on, those that judge, and what to say about them."""
     if judge_scenes is not None:
-        judged = _scenes("judge_scenes", judge_scenes)
-        if judged.shape[0] < _MINIMUM_JUDGED:
-            raise ValueError(f"judge_scenes: need at least {_MINIMUM_JUDGED}, got {judged.shape[0]}")
+        if judge_scenes.shape[0] < _MINIMUM_JUDGED:
+            raise ValueError(f"judge_scenes: need at least {_MINIMUM_JUDGED}, got {judge_scenes.shape[0]}")
         if scenes.shape[0] < 2:
             raise ValueError(f"scenes: need at least 2, got {scenes.shape[0]}")
-        return scenes, HeldOut(judged, judge_groups, seed), []
+        return scenes, HeldOut(judge_scenes, judge_groups, seed), []
     if judge_groups is not None:
         raise ValueError("judge_groups: need judge_scenes with them, got none")
     n_judged = max(_MINIMUM_JUDGED, round(_HELD_OUT_SHARE * scenes.shape[0]))
@@ -218,22 +249,25 @@ def _batch_size(given: int | None, n_scenes: int) -> int:
     return given
 
 
-def _rates(learning_rate: float | Mapping[str, float], learned: Mapping[str, nn.Parameter]) -> dict[str, float]:
+def _rates(
+    learning_rate: float | Mapping[str, float] | None, learned: Mapping[str, Tensor], scales: Mapping[str, float]
+) -> dict[str, float]:
     if isinstance(learning_rate, Mapping):
         _check_names("learning_rate", learning_rate, learned)
         missing = [name for name in learned if name not in learning_rate]
         if missing:
             raise ValueError(f"learning_rate: need one for each parameter, got none for {missing[0]!r}")
-        rates = {name: float(rate) for name, rate in learning_rate.items()}
+        rates = {name: float(learning_rate[name]) for name in learned}
     else:
-        rates = dict.fromkeys(learned, float(learning_rate))
+        share = _FIRST_STEP if learning_rate is None else float(learning_rate)
+        rates = {name: share * scale for name, scale in scales.items()}
     for name, rate in rates.items():
         if not (math.isfinite(rate) and rate > 0):
             raise ValueError(f"learning_rate: need a number above 0 for {name!r}, got {rate}")
     return rates
 
 
-def _check_names(argument: str, given: Mapping[str, object], learned: Mapping[str, nn.Parameter]) -> None:
+def _check_names(argument: str, given: Mapping[str, object], learned: Mapping[str, Tensor]) -> None:
     for name in given:
         if name not in learned:
             raise ValueError(f"{argument}: {name!r} is not among what may change: {', '.join(learned)}")

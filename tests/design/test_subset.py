@@ -1,0 +1,151 @@
+"""Discrete designs against all subsets, one by one."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bitlens.design import SubsetResult, choose_subset, gaussian_information
+from bitlens.noise import GaussianNoise
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+N = 8
+
+
+def projections() -> Tensor:
+    """Eight directions in six dimensions, some of them nearly alike."""
+    generator = torch.Generator().manual_seed(4)
+    free = torch.randn(4, 6, dtype=torch.float64, generator=generator)
+    return torch.cat((free, free + 0.2 * torch.randn(4, 6, dtype=torch.float64, generator=generator)))
+
+
+def scenes(n: int = 400) -> Tensor:
+    return torch.randn(n, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+class Projected(nn.Module):
+    def __init__(self, rows: Tensor) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def forward(self, scene: Tensor) -> Tensor:
+        return scene @ self.rows.mT
+
+
+class Maker:
+    """Counts the systems that are made."""
+
+    def __init__(self, stop_at: int = 0) -> None:
+        self.made: list[tuple[int, ...]] = []
+        self.stop_at = stop_at
+
+    def __call__(self, chosen: tuple[int, ...]) -> tuple[nn.Module, GaussianNoise]:
+        self.made.append(chosen)
+        if len(self.made) == self.stop_at:
+            raise KeyboardInterrupt
+        return Projected(projections()[list(chosen)]), GaussianNoise(0.5)
+
+
+def bits(chosen: tuple[int, ...]) -> float:
+    encoder, noise = Maker()(chosen)
+    return gaussian_information(encoder(scenes()), noise).item() / math.log(2)
+
+
+def choose(make: Maker, **settings: object) -> SubsetResult:
+    return choose_subset(
+        make,
+        N,
+        int(settings.pop("size", 3)),  # type: ignore[call-overload]
+        scenes(),
+        **({"generator": torch.Generator().manual_seed(0)} | settings),  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize("size", [1, 3, 5, 8])
+def test_exchange_finds_the_best_of_all_subsets(size: int) -> None:
+    best = max(itertools.combinations(range(N), size), key=bits)
+    found = choose(Maker(), size=size)
+    assert found.chosen == best
+    assert found.objective_bits == pytest.approx(bits(best))
+    assert found.converged
+    assert [step.removed for step in found.history[:size]] == [None] * size
+
+
+def test_greedy_takes_the_part_that_gains_most() -> None:
+    chosen: tuple[int, ...] = ()
+    for step in choose(Maker(), size=4, method="greedy").history:
+        gains = {part: bits(tuple(sorted((*chosen, part)))) for part in range(N) if part not in chosen}
+        assert step.added == max(gains, key=lambda part: gains[part])
+        assert step.objective_bits == pytest.approx(max(gains.values()))
+        chosen = (*chosen, step.added)
+
+
+def test_lazy_greedy_asks_less_and_finds_the_same() -> None:
+    all_asked, few_asked = Maker(), Maker()
+    everything = choose(all_asked, size=5, method="greedy")
+    lazily = choose(few_asked, size=5, method="greedy", submodular=True)
+    assert lazily.chosen == everything.chosen
+    assert lazily.n_evaluations < everything.n_evaluations
+    assert len(few_asked.made) == lazily.n_evaluations
+
+
+def test_required_parts_stay() -> None:
+    found = choose(Maker(), required=[7, 2])
+    assert {2, 7} <= set(found.chosen)
+    best = max((subset for subset in itertools.combinations(range(N), 3) if {2, 7} <= set(subset)), key=bits)
+    assert found.chosen == best
+
+
+def test_the_lower_bound_sees_the_same_noise_for_all_subsets() -> None:
+    first = choose(Maker(), objective="known_channel")
+    assert choose(Maker(), objective="known_channel") == first
+    assert bits(first.chosen) > bits((0, 4, 1)) - 0.1
+
+
+def test_an_interrupted_search_goes_on(tmp_path: Path) -> None:
+    whole = choose(Maker())
+    path = tmp_path / "file"
+    stopped = choose(Maker(stop_at=12), checkpoint=path)
+    assert stopped.warnings == (f"interrupted: {len(stopped.chosen)} of 3 were chosen then",)
+    assert not stopped.converged
+    again = Maker()
+    resumed = choose(again, checkpoint=path)
+    assert resumed.chosen == whole.chosen
+    assert resumed.history == whole.history
+    assert len(again.made) == whole.n_evaluations - 11
+    with pytest.raises(ValueError, match="of another run"):
+        choose(Maker(), size=4, checkpoint=path)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match="checkpoint: need a file written by choose_subset"):
+        choose(Maker(), checkpoint=path)
+
+
+def test_few_exchanges_are_said() -> None:
+    found = choose(Maker(), size=4, max_exchanges=0)
+    greedy = choose(Maker(), size=4, method="greedy")
+    assert found.chosen == greedy.chosen
+    assert found.converged or found.warnings == ("max_exchanges: stopped after 0, and another would still gain",)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": 0}, "size: need a whole number from 1 to 8, got 0"),
+        ({"size": 9}, "size: need a whole number from 1 to 8, got 9"),
+        ({"method": "all"}, 'method: need "greedy" or "exchange"'),
+        ({"objective": "density"}, 'objective: need "gaussian" or "known_channel"'),
+        ({"required": [8]}, "required: need a whole number from 0 to 7, got 8"),
+        ({"required": [1, 1]}, "required: need each index once"),
+        ({"required": [1, 2, 3, 4]}, "required: need at most 3 indices, got 4"),
+    ],
+    ids=str,
+)
+def test_bad_arguments(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        choose(Maker(), **settings)
