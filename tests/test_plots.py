@@ -134,6 +134,23 @@ def test_design_draws_its_history() -> None:
     np.testing.assert_allclose(lines[1].get_xdata(), lines[1].get_ydata())
 
 
+def test_design_overview_shows_every_parameter() -> None:
+    values = {"mask": torch.eye(4), "angles": torch.arange(5.0), "gain": torch.tensor(2.0)}
+    changed = {name: value + 1.0 for name, value in values.items()}
+    result = dataclasses.replace(design_result(40), initial_parameters=values, parameters=changed)
+    figure = plots.design_overview(result)
+    titles = [part.get_suptitle() for part in figure.subfigs]
+    assert titles[1:] == ["mask", "angles", "gain"]
+    images = [image for axes in figure.axes for image in axes.get_images()]
+    np.testing.assert_array_equal(images[0].get_array(), np.eye(4))
+    np.testing.assert_array_equal(images[1].get_array(), np.eye(4) + 1)
+    # One scale for both.
+    assert images[0].get_clim() == images[1].get_clim() == (0.0, 2.0)
+    lines = figure.subfigs[2].axes[0].get_lines()
+    np.testing.assert_array_equal(lines[1].get_ydata(), np.arange(5.0) + 1)
+    figure.canvas.draw()
+
+
 def test_psf_is_centred_and_in_micrometres() -> None:
     intensity = np.zeros((9, 9))
     intensity[4, 4] = 1.0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from mpl_toolkits.axes_grid1.inset_locator import inset_axes
 
@@ -164,6 +164,49 @@ def design(result: DesignResult, *, reference: tuple[str, float] | None = None, 
     axes.set_ylim(low, high + 0.3 * (high - low))  # room for the legend
     axes.legend(frameon=False, loc="upper left", ncols=3, fontsize="small", columnspacing=1.2, handlelength=1.6)
     return _plain(axes)
+
+
+def design_overview(result: DesignResult) -> Figure:
+    """The objective at every step, bits before and after with their intervals, and each parameter before and after.
+
+    Maps are pictures on one colour scale, several numbers are lines over their index, and one number is two points.
+    """
+    names = list(result.parameters)
+    shown = names[:_MOST_PARAMETERS]
+    figure = Figure(figsize=(10, 3.6 + 2.9 * len(shown)), layout="constrained")
+    rows = figure.subfigures(1 + len(shown), 1, squeeze=False)[:, 0]
+    left, right = rows[0].subplots(1, 2, width_ratios=(2, 1))
+    design(result, axes=left)
+    before_after({"before": result.before, "after": result.after}, axes=right)
+    for row, name in zip(rows[1:], shown, strict=True):
+        _parameter(row, name, result.initial_parameters[name], result.parameters[name])
+    return figure
+
+
+_MOST_PARAMETERS = 6
+
+
+def _parameter(figure: SubFigure, name: str, before: Tensor, after: Tensor) -> None:
+    first, last = (np.asarray(value.detach().cpu(), dtype=np.float64) for value in (before, after))
+    figure.suptitle(name if first.ndim <= 2 else f"{name}, the first of {int(np.prod(first.shape[:-2]))} maps")
+    if first.ndim >= 2 and min(first.shape[-2:]) > 1:
+        low, high = min(first.min(), last.min()), max(first.max(), last.max())
+        for axes, title, value in zip(figure.subplots(1, 2), ("before", "after"), (first, last), strict=True):
+            picture = axes.imshow(value.reshape(-1, *value.shape[-2:])[0], vmin=low, vmax=high, cmap="viridis")
+            axes.set(title=title, xlabel="column", ylabel="row")
+        figure.colorbar(picture, ax=figure.axes, shrink=0.9)
+        return
+    axes = figure.subplots()
+    for title, value, color in (("before", first, COLORS[5]), ("after", last, COLORS[0])):
+        axes.plot(value.ravel(), marker="o", markersize=4, color=color, label=f"{title}", linewidth=1.4)
+    if first.size == 1:
+        axes.set(xticks=[])
+        for value in (first, last):
+            axes.annotate(f"{value.item():.4g}", (0, value.item()), xytext=(8, 0), textcoords="offset points")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="" if first.size == 1 else "index", ylabel=name)
+    axes.legend(frameon=False)
+    _plain(axes)
 
 
 def before_after(estimates: Mapping[str, InformationEstimate], *, axes: Axes | None = None) -> Axes:
