@@ -105,7 +105,11 @@ def study(paths: list[Path]) -> tuple[Figure, dict[str, Any]]:
     long = np.hypot(*published.T) > 1e8
     error = np.hypot(*(own - published).T)[long] / np.hypot(*published.T)[long]
     system = radio_interferometer(
-        "eht2017", hour_angles_h=np.arange(0, 24, 0.1).tolist(), integration_s=10.0, scenes=torch.zeros(1, 1, 32, 32)
+        "eht2017",
+        declination_degrees=DECLINATION_DEGREES,
+        hour_angles_h=np.arange(0, 24, 0.1).tolist(),
+        integration_s=10.0,
+        scenes=torch.zeros(1, 1, 32, 32),
     )
     coverage = system.encoder.baselines_wavelengths().numpy()
     ratios, table = [], {}

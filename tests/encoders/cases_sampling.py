@@ -46,6 +46,12 @@ CASES = [
         lambda: CartesianSampling(weights(9, 12), complex_scene=True, compact=True),
         (2, 9, 12),
     ),
+    LinearCase(
+        "Cartesian sampling, lines that share a scan's time",
+        lambda: CartesianSampling(weights(9) + 0.1, mean_square=0.25, learn=("mask",)),
+        (1, 9, 12),
+        ("mask",),
+    ),
     # ---- Fourier transforms anywhere ----
     LinearCase(
         "radial sampling, three coils",

@@ -212,3 +212,75 @@ def test_wrong_numbers_are_named(change: dict[str, Any], message: str) -> None:
 def test_wrong_scenes_are_named(shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Camera(**LENS, margin_pixels=2)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("boundary", ["crop", "zero", "circular"])
+def test_adjoint_of_the_linear_part(boundary: Any, dtype: torch.dtype) -> None:
+    camera = Camera(
+        wavelength_nm=(620.0, 540.0, 460.0),
+        f_number=5.6,
+        pixel_um=2.4,
+        defocus_waves=0.3,
+        zernike_waves={8: 0.1},
+        quantum_efficiency=(0.4, 0.6, 0.5),
+        dark_electrons=5.0,
+        margin_pixels=2,
+        boundary=boundary,
+    ).to(dtype)
+    x = rand(2, 3, camera.scene_size(5), camera.scene_size(8)).to(dtype)
+    image = camera.A(x)
+    torch.testing.assert_close(camera(x), image + 5.0)
+    z = torch.randn(image.shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    back = camera.A_adjoint(z)
+    assert back.shape == x.shape
+    left, right = (image.double() * z.double()).sum(), (x.double() * back.double()).sum()
+    bound = 1e-6 if dtype == torch.float32 else 1e-13
+    assert abs(float(left - right)) <= bound * float(image.double().norm() * z.double().norm())
+    # Linear in scenes of either sign, which forward takes as dark where they are negative.
+    torch.testing.assert_close(camera.A(-x), -image, rtol=1e-4, atol=1e-4 * float(image.abs().max()))
+    assert float(camera(-x).min().detach()) == 5.0
+
+
+@pytest.mark.parametrize("learn", [("f_number",), ("wavelength_nm", "f_number"), ("f_number", "pixel_um")])
+@pytest.mark.parametrize("side", [0, 1])
+def test_an_optimiser_stays_where_the_samples_resolve_the_psf(learn: tuple[str, ...], side: int) -> None:
+    """With all that is learned at its ends together, a camera of those numbers takes the same samples."""
+    camera = Camera(**{**LENS, "f_number": 9.0}, margin_pixels=6, learn=learn)
+    changed = {name: camera.parameter_domain[name][1 - side if name == "pixel_um" else side] for name in learn}
+    again = Camera(**{**LENS, "f_number": 9.0, **changed}, margin_pixels=6, oversampling=camera.oversampling)
+    assert again.psf_size == camera.psf_size
+    light = float(again.wavelength_nm * again.f_number) * 1e-3 / float(again.pixel_um) * camera.oversampling
+    if side == 0:
+        assert light == pytest.approx(2.0)
+    else:
+        # Two samples of the pupil in the aperture's radius.
+        assert float(again.pupil_grid().step) == pytest.approx(0.5)
+
+
+def test_an_optimiser_gets_no_more_photons_than_are_given() -> None:
+    camera = Camera(**LENS, exposure_photons=(100.0, 300.0), learn=("exposure_photons",))
+    assert camera.parameter_domain["exposure_photons"] == (0.0, 300.0)
+    assert camera.parameter_scale["exposure_photons"] == pytest.approx(90.0)
+
+
+def test_what_is_learned_loads_into_the_plain_camera() -> None:
+    learn = ("phase_mask_waves", "defocus_waves", "f_number")
+    learned, plain = Camera(**LENS, margin_pixels=2, learn=learn), Camera(**LENS, margin_pixels=2)
+    with torch.no_grad():
+        learned.phase_mask_waves.copy_(0.1 * rand(9, 9))
+    plain.load_state_dict(learned.state_dict(), strict=True)
+    torch.testing.assert_close(plain.psf(), learned.psf().detach(), rtol=0, atol=0)
+    assert not list(plain.parameters())
+
+
+def test_scenes_of_other_kinds_are_named() -> None:
+    camera = Camera(**{**LENS, "wavelength_nm": (600.0, 500.0)}, margin_pixels=2)
+    with pytest.raises(TypeError, match="scene: need float32 or float64 values, got uint8"):
+        camera(np.ones((1, 2, 16, 16), dtype=np.uint8))
+    with pytest.raises(ValueError, match=r"scene: need shape \(batch, 2, row, column\), got \(1, 3, 16, 16\)"):
+        camera(torch.ones(1, 3, 16, 16))
+    with pytest.raises(ValueError, match="wavelength_nm, f_number: need as many numbers of each, one per channel"):
+        Camera(**{**LENS, "wavelength_nm": (600.0, 500.0), "f_number": (8.0, 8.0, 8.0)})
+    with pytest.raises(TypeError, match="learn: need a sequence of names, got 'defocus_waves'"):
+        Camera(**LENS, learn="defocus_waves")

@@ -149,6 +149,10 @@ def test_arguments_are_checked() -> None:
         CartesianSampling(torch.ones(9))(torch.zeros(1, 1, 8, 12))
     with pytest.raises(TypeError, match="scene: need float32 or float64"):
         encoder(torch.zeros(1, 1, 9, 12, dtype=torch.complex64))
+    with pytest.raises(ValueError, match="mean_square: need a positive number, got 0"):
+        CartesianSampling(torch.ones(9), mean_square=0.0)
+    with pytest.raises(ValueError, match=r"shape: need \(row, column\) of a scene, got \(0, 8\)"):
+        birdcage_sensitivities(2, (0, 8))
     with pytest.raises(ValueError, match="radius: need more than sqrt 2"):
         birdcage_sensitivities(4, (8, 8), radius=1.2)
     with pytest.raises(ValueError, match="coils: need at least 1"):

@@ -15,8 +15,8 @@ from torch import Tensor
 from bitlens.encoders.linear import LinearEncoder, channels_to_complex, complex_to_channels
 
 
-def _load(name: str):
-    specification = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
+def _load(name: str, folder: Path = Path(__file__).parent):
+    specification = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
@@ -25,8 +25,11 @@ def _load(name: str):
     return module
 
 
+gradient_check = _load("gradient_check", Path(__file__).parents[1])
 _load("linear_case")
 CASES = [case for path in sorted(Path(__file__).parent.glob("cases_*.py")) for case in _load(path.stem).CASES]
+NAMED = [(case, name) for case in CASES for name in case.parameters]
+NAMED_IDS = [f"{case.name}-{name}" for case, name in NAMED]
 cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
@@ -91,18 +94,10 @@ def test_linear_and_batched(case) -> None:
     assert none.shape == (0, *all_at_once.shape[1:])
 
 
-@those(lambda case: case.parameters)
-def test_gradients_in_parameters(case) -> None:
-    encoder: LinearEncoder = case.make()
-    scene = scenes(case, batch=1)
-    names = dict(encoder.named_parameters()) | dict(encoder.named_buffers())
-    for name in case.parameters:
-        value = names[name].detach().clone().requires_grad_()
-
-        def mean(value: Tensor, name: str = name) -> Tensor:
-            return torch.func.functional_call(encoder, {name: value}, (scene,))
-
-        assert torch.autograd.gradcheck(mean, (value,), eps=1e-6, atol=1e-5, rtol=1e-4, fast_mode=True), name
+@pytest.mark.parametrize(("case", "name"), NAMED, ids=NAMED_IDS)
+def test_gradients_in_parameters(case, name: str) -> None:
+    mean = gradient_check.Along.of(case.make(), name, scenes(case, batch=1))
+    gradient_check.check_gradient(mean, mean.start, name)
 
 
 @those(lambda case: case.flux is not None)

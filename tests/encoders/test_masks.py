@@ -372,3 +372,43 @@ def test_errors_of_filters() -> None:
         conic_filter(torch.zeros(3, 3), radius_samples=0.0)
     with pytest.raises(ValueError, match="std_samples: need a positive number"):
         gaussian_filter(torch.zeros(3, 3), std_samples=-1.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "good", "bad"),
+    [
+        (lambda: AmplitudeMask(MaskTransmission(torch.rand(5, 6))), (2, 3, 5, 6), (2, 3, 6, 5)),
+        (lambda: AmplitudeMask(MaskTransmission(torch.rand(3, 5, 6))), (2, 3, 5, 6), (2, 2, 5, 6)),
+        (lambda: FourierMask(MaskTransmission(torch.rand(2, 5, 6))), (2, 4, 5, 6), (2, 2, 5, 6)),
+        (
+            lambda: PhaseMask(torch.rand(5, 6), refractive_index=(1.5, 1.4), wavelength_nm=500.0),
+            (2, 4, 5, 6),
+            (2, 2, 5, 6),
+        ),
+    ],
+)
+def test_masks_take_arrays_and_name_what_does_not_fit(make, good: tuple[int, ...], bad: tuple[int, ...]) -> None:
+    encoder = make()
+    scene = np.random.default_rng(0).random(good)
+    assert torch.equal(encoder(scene), encoder(torch.from_numpy(scene)))
+    assert torch.equal(encoder.A_adjoint(scene), encoder.A_adjoint(torch.from_numpy(scene)))
+    with pytest.raises(ValueError, match=r"scene: need shape \(batch, .*, 5, 6\)|scene: need shape"):
+        encoder(torch.ones(bad))
+    with pytest.raises(ValueError, match="measured: need shape"):
+        encoder.A_adjoint(torch.ones(bad))
+    with pytest.raises(TypeError, match="scene: need float32 or float64 values, got uint8"):
+        encoder(np.ones(good, dtype=np.uint8))
+
+
+def test_maps_of_masks_are_checked() -> None:
+    with pytest.raises(ValueError, match=r"mask: need a map \(row, column\) or \(channel, row, column\), got shape"):
+        AmplitudeMask(MaskTransmission(torch.rand(5)))
+    with pytest.raises(ValueError, match="transmission: need at least one value"):
+        MaskTransmission(torch.rand(0, 3))
+    with pytest.raises(ValueError, match="refractive_index, wavelength_nm: need as many of each"):
+        PhaseMask(torch.rand(5, 6), refractive_index=(1.5, 1.4), wavelength_nm=(500.0, 550.0, 600.0))
+
+
+def test_binary_masks_stay_where_their_gradient_passes() -> None:
+    assert MaskTransmission(torch.rand(4, 4), kind="binary").parameter_domain == {"parameter": (-1.0, 1.0)}
+    assert MaskTransmission(torch.rand(4, 4)).parameter_domain == {}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from bitlens.encoders import propagation
 from bitlens.encoders.linear import channels_to_complex, complex_to_channels
 from bitlens.encoders.propagation import (
     FreeSpace,
@@ -45,9 +49,17 @@ def gaussian_beam(x_um: Tensor, y_um: Tensor, z_um: float, waist_um: float, wave
     return torch.exp(-radius_squared / (waist_um**2 * q)) / q
 
 
-def rayleigh_sommerfeld(points_um: np.ndarray, half_width_um: float, z_um: float, wavelength_um: float) -> np.ndarray:
+def rayleigh_sommerfeld(
+    points_um: np.ndarray,
+    half_width_um: float,
+    z_um: float,
+    wavelength_um: float,
+    opening: Callable[[Tensor], Tensor] | None = None,
+) -> np.ndarray:
     """(1/2 pi) integral of z/r^2 (1/r - i k) exp(i k (r - z)) over a square, by Gauss and Legendre's rule."""
     node, weight = np.polynomial.legendre.leggauss(400)
+    if opening is not None:
+        weight = weight * opening(torch.from_numpy(half_width_um * node)).numpy()
     wavenumber, values = 2 * np.pi / wavelength_um, []
     for row, column in points_um:
         across = (row - half_width_um * node)[:, None] ** 2 + (column - half_width_um * node)[None, :] ** 2
@@ -57,18 +69,33 @@ def rayleigh_sommerfeld(points_um: np.ndarray, half_width_um: float, z_um: float
     return np.array(values)
 
 
-def test_square_aperture_against_the_rayleigh_sommerfeld_integral() -> None:
+@pytest.mark.parametrize(
+    ("pad", "edge_um", "bar"), [(None, 0.0, 1e-3), (2, 2.0, 3e-4)], ids=["default", "soft-edge-pad-2"]
+)
+def test_square_aperture_against_the_rayleigh_sommerfeld_integral(pad: int | None, edge_um: float, bar: float) -> None:
     # The ripples of where the band ends leave 0.005 of the peak at pad 2 and, with the aperture's samples, 0.0006 at 3.
+    # The soft edge has faded to 0.04 where the band of pad 2 ends, at 512 um / (2 wavelength z).
     sample_um, half_width_um, z_um = 0.5, 64.0, 2000.0
     x = (torch.arange(512, dtype=torch.float64) - 255.5) * sample_um
-    open_ = (x.abs() < half_width_um).to(torch.float64)
+
+    def opening(x: Tensor) -> Tensor:
+        if edge_um == 0:
+            return (x.abs() < half_width_um).to(torch.float64)
+        return torch.special.ndtr((half_width_um - x.abs()) / edge_um)
+
+    padding = {} if pad is None else {"pad": pad}
     field = angular_spectrum(
-        open_[:, None] * open_, distance_mm=z_um / 1e3, wavelength_nm=WAVELENGTH_NM, sample_um=sample_um, pad=3
+        opening(x)[:, None] * opening(x),
+        distance_mm=z_um / 1e3,
+        wavelength_nm=WAVELENGTH_NM,
+        sample_um=sample_um,
+        **padding,
     ).numpy()
     generator = np.random.default_rng(0)
     index = np.concatenate([generator.integers(0, 512, (15, 2)), generator.integers(110, 402, (30, 2)), [[255, 255]]])
-    truth = rayleigh_sommerfeld(x.numpy()[index], half_width_um, z_um, WAVELENGTH_NM / 1e3)
-    assert np.abs(field[index[:, 0], index[:, 1]] - truth).max() < 1e-3 * np.abs(field).max()
+    reach_um = half_width_um + 6 * edge_um
+    truth = rayleigh_sommerfeld(x.numpy()[index], reach_um, z_um, WAVELENGTH_NM / 1e3, opening if edge_um else None)
+    assert np.abs(field[index[:, 0], index[:, 1]] - truth).max() < bar * np.abs(field).max()
 
 
 @pytest.mark.parametrize("distance_mm", [3.0, -3.0, 12.0])
@@ -349,6 +376,99 @@ def test_free_space_is_the_function_on_pairs_of_channels() -> None:
     expected = fresnel(fields, distance_mm=0.1, wavelength_nm=500.0, sample_um=1.5, pad=1)
     torch.testing.assert_close(channels_to_complex(paraxial(complex_to_channels(fields))), expected)
     assert "model='fresnel'" in repr(paraxial)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Grows with every transfer function that is worked out."""
+    built: list[tuple[int, int]] = []
+    build = propagation._transfer
+
+    def transfer(model, shape, *others):
+        built.append(shape)
+        return build(model, shape, *others)
+
+    monkeypatch.setattr(propagation, "_transfer", transfer)
+    return built
+
+
+SPACE = {"distance_mm": (0.1, -0.2), "wavelength_nm": 550.0, "sample_um": 1.5}
+
+
+@pytest.mark.parametrize("shift_um", [(0.0, 0.0), (3.0, -1.0)])
+def test_a_kept_transfer_changes_no_bit(monkeypatch: pytest.MonkeyPatch, shift_um: tuple[float, float]) -> None:
+    channels = complex_to_channels(random_field(2, 2, 12, 16))
+    encoder = FreeSpace(**SPACE, shift_um=shift_um)
+    state = {name: value.clone() for name, value in encoder.state_dict().items()}
+    built = counted(monkeypatch)
+    first, back = encoder(channels), encoder.A_adjoint(channels)
+    for _ in range(3):
+        assert torch.equal(encoder(channels), first)
+        assert torch.equal(encoder.A_adjoint(channels), back)
+    assert built == [(36, 48)]
+    assert torch.equal(FreeSpace(**SPACE, shift_um=shift_um, learn=["distance_mm", "shift_um"])(channels), first)
+    assert set(vars(encoder)) == set(vars(FreeSpace(**SPACE, shift_um=shift_um)))
+    assert all(torch.equal(value, state[name]) for name, value in encoder.state_dict().items())
+
+
+def test_a_transfer_is_kept_only_while_it_is_the_right_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    channels = complex_to_channels(random_field(2, 2, 12, 16))
+    encoder = FreeSpace(**SPACE)
+    built = counted(monkeypatch)
+
+    def check(expected: int, given: Tensor = channels) -> None:
+        before, result = len(built), encoder(given)
+        assert len(built) - before == expected
+        setting = {name: getattr(encoder, name) for name in SPACE}
+        shift = tuple(encoder.shift_um)
+        fields = angular_spectrum(channels_to_complex(given), **setting, shift_um=shift)
+        torch.testing.assert_close(result, complex_to_channels(fields), rtol=0, atol=0)
+
+    check(1)
+    check(0)
+    check(1, channels[..., :10, :])  # another size
+    check(1, channels.float())  # another precision
+    check(1)
+    encoder.distance_mm.fill_(0.15)  # in place
+    check(1)
+    encoder.sample_um.data.fill_(1.4)  # behind the back of autograd
+    check(1)
+    encoder.load_state_dict(FreeSpace(**SPACE, shift_um=(2.0, 1.0)).state_dict(), strict=True)
+    check(1)
+    encoder.float()  # rounds the numbers
+    encoder.double()
+    check(1)
+    encoder.wavelength_nm = torch.tensor(500.0, dtype=torch.float64)
+    check(1)
+    check(0)
+    for twin in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
+        assert torch.equal(twin(channels), encoder(channels))
+
+
+def test_what_is_kept_stands_in_no_gradients_way() -> None:
+    channels = complex_to_channels(random_field(1, 2, 6, 7))
+    encoder = FreeSpace(**SPACE)
+    with torch.inference_mode():
+        expected = encoder(channels)
+    scene = channels.clone().requires_grad_()
+    mean = encoder(scene)
+    assert torch.equal(mean, expected)
+    (back,) = torch.autograd.grad(mean, scene, channels)
+    torch.testing.assert_close(back, encoder.A_adjoint(channels), rtol=1e-12, atol=1e-12)
+
+    def at(distance: Tensor) -> Tensor:
+        return torch.func.functional_call(encoder, {"distance_mm": distance}, (channels,))
+
+    distance = encoder.distance_mm.clone()
+    _, slope = torch.func.jvp(at, (distance,), (torch.ones_like(distance),))
+    numeric = (at(distance + 1e-6) - at(distance - 1e-6)) / 2e-6
+    torch.testing.assert_close(slope, numeric, rtol=1e-5, atol=1e-5 * float(numeric.abs().max()))
+    encoder.requires_grad_(True)
+    several = torch.func.vmap(at)(torch.stack((distance, 2 * distance)))
+    torch.testing.assert_close(several[1], at(2 * distance), rtol=1e-12, atol=1e-12)
+    assert torch.autograd.gradcheck(at, (distance.requires_grad_(),), eps=1e-7, atol=1e-4, rtol=1e-4)
+    learned = FreeSpace(**SPACE, learn=["distance_mm"])
+    learned(channels).square().sum().backward()
+    assert float(learned.distance_mm.grad.abs().min()) > 0
 
 
 def test_errors_name_the_argument() -> None:

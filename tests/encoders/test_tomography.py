@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from bitlens.encoders import _tomography_gradients as gradients
 from bitlens.encoders import _tomography_loops as loops
-from bitlens.encoders import tomography
+from bitlens.encoders import _tomography_tensors as tensors
 from bitlens.encoders.tomography import FanProjection, ParallelProjection, filtered_back_projection
 
 PI = math.pi
@@ -230,11 +231,11 @@ def test_fourier_slice_theorem() -> None:
 def test_loops_and_torch_agree(encoder: ParallelProjection | FanProjection) -> None:
     scene, measured = random(3, 5, 8), random(3, 9, encoder.bins, seed=1)
     rays = encoder._rays() if isinstance(encoder, ParallelProjection) else encoder._rays_and_scale()[0]
-    edges = tomography._at_edges(random(9, encoder.bins, seed=2), rays)[:, None]
+    edges = gradients._at_edges(random(9, encoder.bins, seed=2), rays)[:, None]
     pairs = (
-        (loops._sums_on_cpu(scene, rays), loops._sums_in_torch(scene, rays)),
-        (loops._adjoint_on_cpu(measured, rays, (5, 8)), loops._adjoint_in_torch(measured, rays, (5, 8))),
-        (edges * loops._slopes_on_cpu(scene, rays), edges * loops._slopes_in_torch(scene, rays)),
+        (loops._sums_on_cpu(scene, rays), tensors.sums_in_torch(scene, rays)),
+        (loops._adjoint_on_cpu(measured, rays, (5, 8)), tensors.adjoint_in_torch(measured, rays, (5, 8))),
+        (edges * loops._slopes_on_cpu(scene, rays), edges * tensors.slopes_in_torch(scene, rays)),
     )
     for own, torch_s in pairs:
         assert float(own.abs().max()) > 0.1
@@ -394,7 +395,7 @@ def test_arguments_are_checked() -> None:
         make()(torch.zeros(1, 1, 5, 4))
     with pytest.raises(ValueError, match=r"measured: need shape \(batch, channel, view, bin\) with \(2, 6\) last"):
         make().A_adjoint(torch.zeros(1, 1, 5, 4))
-    with pytest.raises(TypeError, match=r"scene: need float32 or float64, got torch\.int64"):
+    with pytest.raises(TypeError, match=r"scene: need float32 or float64 values, got int64"):
         make()(torch.zeros(1, 1, 4, 5, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"source_mm: need more than 3\.20156, the image's half diagonal, got 3"):
         FanProjection([0.0], (4, 5), bins=6, source_mm=3, detector_mm=1)

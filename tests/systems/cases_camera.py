@@ -8,7 +8,9 @@ import torch
 from system_case import SystemCase
 from torch import Tensor
 
+from bitlens.encoders import Camera
 from bitlens.systems import ImagingSystem
+from bitlens.systems._thermal_radiation import photodiode_efficiency
 from bitlens.systems.color_camera import color_camera
 from bitlens.systems.face_recognition_camera import face_recognition_camera
 from bitlens.systems.infrared_camera import infrared_camera
@@ -27,24 +29,59 @@ def blobs(n_channels: int, rows: int, columns: int) -> Tensor:
     return 0.2 + 1.6 * torch.nn.functional.interpolate(coarse, size=(rows, columns), mode="bicubic").clamp(min=0)
 
 
+def aberrated(lens: Camera) -> None:
+    """Off focus and off a flat phase, where the mean depends on them to first order."""
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        lens.defocus_waves.fill_(0.3)
+        size = lens.phase_mask_waves.shape
+        lens.phase_mask_waves.copy_(0.1 * torch.randn(size, dtype=torch.float64, generator=generator))
+
+
 def color(shape: Shape, learn: Learn) -> ImagingSystem:
     # The lens of f/5.6 takes 3 samples per pixel for blue.
     rows, columns = (3 * (n + 4) for n in shape)
     scenes = blobs(3, rows, columns)
     # Filters away from 0 and 1, so that a finite difference stays within.
     spectra = 0.1 + 0.8 * torch.rand(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    return color_camera("learned", tile_pixels=3, margin_pixels=2, spectra=spectra, scenes=scenes, learn=learn)
+    system = color_camera(
+        "learned",
+        tile_pixels=3,
+        margin_pixels=2,
+        spectra=spectra,
+        dark_electrons=2.0,
+        scenes=scenes,
+        learn=learn,
+    )
+    aberrated(system.encoder.lens)
+    return system
 
 
 def lensless(shape: Shape, learn: Learn) -> ImagingSystem:
-    return lensless_camera("diffuser", depths_mm=(20.0, math.inf), shape=shape, scenes=blobs(2, *shape), learn=learn)
+    # Bumps of 60 um keep the light of so small a mask within its window.
+    scenes = blobs(2, *shape)
+    return lensless_camera(
+        "diffuser", depths_mm=(20.0, math.inf), bump_um=60.0, shape=shape, scenes=scenes, learn=learn
+    )
 
 
 def infrared(shape: Shape, learn: Learn) -> ImagingSystem:
     # Two pixels of motion in 6 ms: five at each edge, of 3 samples.
     rows, columns = (3 * (n + 2 * (1 + 3)) for n in shape)
     scenes = 295.0 + 5.0 * blobs(1, rows, columns)
-    return infrared_camera("mid_wave", pixels_per_s=330.0, margin_pixels=1, scenes=scenes, shape=shape, learn=learn)
+    # A warm detector, whose dark signal counts.
+    system = infrared_camera(
+        "mid_wave",
+        pixels_per_s=330.0,
+        dark_electrons_per_s=1e8,
+        quantum_efficiency=photodiode_efficiency(5.4),
+        margin_pixels=1,
+        scenes=scenes,
+        shape=shape,
+        learn=learn,
+    )
+    aberrated(system.encoder.lens)
+    return system
 
 
 def satellite(shape: Shape, learn: Learn) -> ImagingSystem:
@@ -65,15 +102,19 @@ def satellite(shape: Shape, learn: Learn) -> ImagingSystem:
 
 def face(shape: Shape, learn: Learn) -> ImagingSystem:
     rows, columns = (8 * (n + 4) for n in shape)
-    return face_recognition_camera("coarse_pixels", scenes=blobs(1, rows, columns), learn=learn)
+    system = face_recognition_camera("coarse_pixels", scenes=blobs(1, rows, columns), learn=learn)
+    aberrated(system.encoder)
+    return system
 
+
+LENS = ("aperture_radius", "defocus_waves", "phase_mask_waves", "exposure_photons", "quantum_efficiency")
 
 CASES = [
     SystemCase(
         "color_camera",
         color,
         ((6, 6), (5, 8)),
-        ("choice_logits", "spectra", "defocus_waves", "exposure_photons", "quantum_efficiency"),
+        ("choice_logits", "spectra", "dark_electrons", *LENS),
         linear=True,
         counts=True,
     ),
@@ -108,8 +149,8 @@ CASES = [
         "face_recognition_camera",
         face,
         ((6, 6), (5, 8)),
-        ("aperture_radius", "defocus_waves", "exposure_photons", "quantum_efficiency", "phase_mask_waves"),
-        linear=False,
+        (*LENS, "dark_electrons"),
+        linear=True,
         counts=True,
     ),
 ]

@@ -94,7 +94,7 @@ CASES = [
             *("wavelength_nm", "numerical_aperture", "immersion_index", "object_pixel_um", "defocus_um"),
             *("zernike_waves", "pupil_phase_waves", "emitted_photons", "efficiency", "background_electrons"),
         ),
-        linear=False,
+        linear=True,
         counts=True,
     ),
     SystemCase(
@@ -104,9 +104,9 @@ CASES = [
         parameters=(
             *("diameter_m", "f_number", "wavelength_nm", "bandwidth_nm", "pixel_um", "obstruction_ratio"),
             *("vane_width", "vane_angle_rad", "zernike_waves", "pupil_phase_waves", "pupil_transmission"),
-            *("magnitude", "exposure_s", "throughput", "background_electrons_per_s"),
+            *("magnitude", "exposure_s", "throughput", "sky_magnitude_per_arcsec2", "dark_electrons_per_s"),
         ),
-        linear=False,
+        linear=True,
         counts=True,
     ),
     SystemCase(

@@ -137,7 +137,20 @@ def test_default_scenes_fit() -> None:
     assert encoder(scenes).shape == (16, 1, 8, 12)
 
 
-@pytest.mark.parametrize("name", ["f_number", "pixel_um", "dark_electrons"])
+@pytest.mark.parametrize("name", ["f_number", "pixel_um"])
 def test_what_changes_the_light_per_pixel_is_not_learned(name: str) -> None:
-    with pytest.raises(ValueError, match=f"learn: .* got '{name}'"):
+    with pytest.raises(ValueError, match=f"learn: .* got '{name}', an argument alone: the light of a pixel"):
         color_camera(shape=(4, 4), n_scenes=2, learn=(name,))
+
+
+def test_dark_signal_adds_behind_the_filters() -> None:
+    scenes = torch.rand(2, 3, 60, 66, dtype=torch.float64, generator=seeded())
+    bright, dark = (color_camera(dark_electrons=value, scenes=scenes).encoder for value in (0.0, 3.5))
+    torch.testing.assert_close(dark(scenes), bright(scenes) + 3.5)
+    torch.testing.assert_close(dark.A(scenes), bright(scenes))
+    with pytest.raises(ValueError, match="dark_electrons: need at least 0, got -1"):
+        color_camera(dark_electrons=-1.0, scenes=scenes)
+    with pytest.raises(ValueError, match="lens: need numbers for 3 bands, got 2"):
+        ColorCamera(
+            Camera(wavelength_nm=(550.0, 600.0), f_number=8.0, pixel_um=3.45), ColorFilterArray(BAYER, RGBW_SPECTRA)
+        )

@@ -108,3 +108,27 @@ def test_default_scenes_fit() -> None:
     pytest.importorskip("skimage")
     encoder, _, scenes = face_recognition_camera("coarse_pixels", shape=(12, 8))
     assert encoder(scenes).shape == (200, 1, 12, 8)
+
+
+def test_light_goes_as_pixel_and_f_number_say() -> None:
+    encoder = face_recognition_camera(
+        "fine_pixels", f_number=8.0, pixel_um=4.4, dark_electrons=0.2, scenes=FLAT
+    ).encoder
+    mean = encoder(FLAT)
+    assert mean.shape == (1, 1, 24, 24)
+    torch.testing.assert_close(mean, torch.full_like(mean, 2.0 * 4.4**2 / 4 + 0.2), rtol=1e-6, atol=0.0)
+    same = face_recognition_camera("small_aperture", pixel_um=4.4, scenes=FLAT).encoder
+    # Half the diameter at f/4 is f/8, whether the aperture or the lens says so.
+    scene = torch.rand(1, 1, 128, 128, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(encoder(scene) - 0.2, same(scene) - 0.05, rtol=0.02, atol=0.0)
+
+
+def test_names_to_learn_are_those_that_the_docstring_lists() -> None:
+    names = ("aperture_radius", "defocus_waves", "phase_mask_waves", "exposure_photons", "quantum_efficiency")
+    encoder = face_recognition_camera("coarse_pixels", scenes=FLAT, learn=(*names, "dark_electrons")).encoder
+    assert {name for name, _ in encoder.named_parameters()} == {*names, "dark_electrons"}
+    for name in ("f_number", "zernike_waves", "wavelength_nm"):
+        with pytest.raises(ValueError, match=f"learn: need names among .*got '{name}'"):
+            face_recognition_camera(scenes=FLAT, learn=(name,))
+    with pytest.raises(TypeError, match="learn: need a sequence of names, got 'defocus_waves'"):
+        face_recognition_camera(scenes=FLAT, learn="defocus_waves")  # type: ignore[arg-type]

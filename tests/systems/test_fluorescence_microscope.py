@@ -107,6 +107,18 @@ def test_designs_differ_as_they_say() -> None:
     assert share == pytest.approx((1 - math.sqrt(1 - 0.16)) / (1 - math.sqrt(1 - 0.5625)), rel=0.05)
 
 
+@pytest.mark.parametrize("design", ["in_focus", "defocused", "small_aperture", "astigmatic"])
+def test_the_window_holds_the_psf_of_every_design(design: str) -> None:
+    encoder = fluorescence_microscope(design, n_scenes=1).encoder  # type: ignore[arg-type]
+    wide = fluorescence_microscope(design, n_scenes=1, margin_pixels=48).encoder  # type: ignore[arg-type]
+    psf, whole = encoder.psf(), wide.psf()
+    half, middle = encoder.psf_size // 2, wide.psf_size // 2
+    seen = whole[middle - half : middle + half + 1, middle - half : middle + half + 1]
+    # Rings of an edge fall off slowly: what lies outside comes back in, for all of them alike.
+    assert float(whole.sum() - seen.sum()) < 0.04
+    assert float((psf - seen).abs().sum()) < 0.12
+
+
 def test_design_finds_the_focus() -> None:
     system = fluorescence_microscope(
         defocus_um=2.0, shape=(6, 6), margin_pixels=5, n_scenes=128, learn=("defocus_um", "numerical_aperture")
@@ -126,5 +138,5 @@ def test_what_cannot_be_built_is_named() -> None:
         microscope(object_pixel_um=0.3, oversampling=1)
     with pytest.raises(ValueError, match="design: need one of"):
         fluorescence_microscope("blurry")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"pupil_phase_waves: need shape \(33, 33\)"):
+    with pytest.raises(ValueError, match=r"pupil_phase_waves: need shape \(49, 49\)"):
         fluorescence_microscope(pupil_phase_waves=torch.zeros(3, 3))

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from bitlens import optimize_design
 from bitlens.noise import PoissonGaussianNoise
-from bitlens.systems.infrared_camera import (
-    InfraredDesign,
+from bitlens.systems._thermal_radiation import (
     band_radiance,
-    infrared_camera,
-    kelvin_from_counts,
+    mercury_cadmium_cutoff_um,
+    photodiode_efficiency,
     photon_radiance,
 )
+from bitlens.systems.infrared_camera import InfraredDesign, infrared_camera, kelvin_from_counts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -197,9 +197,9 @@ def test_real_files_are_at_temperatures_of_the_day() -> None:
 def test_arguments_are_named() -> None:
     with pytest.raises(ValueError, match=r"design: need one of .*'mid_wave'.*got 'visible'"):
         infrared_camera("visible", scenes=uniform(300.0))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="learn: need names among exposure_ms, short_um, long_um, got 'gain'"):
+    with pytest.raises(ValueError, match=r"learn: need names among exposure_ms, .*, phase_mask_waves, got 'gain'"):
         infrared_camera(scenes=uniform(300.0), learn=("gain",))
-    with pytest.raises(ValueError, match="scenes: need more than 24 rows and columns"):
+    with pytest.raises(ValueError, match="scenes: need 24 rows and 24 columns for the edge and 3 more for each pixel"):
         infrared_camera(scenes=torch.full((1, 1, 24, 40), 300.0))
     with pytest.raises(ValueError, match="transmission: need a number above 0 and at most 1, got 0"):
         infrared_camera(scenes=uniform(300.0), transmission=0.0)
@@ -239,3 +239,107 @@ def test_the_best_exposure_weighs_photons_against_smear_and_stays_within_the_psf
 
 def test_whole_kelvin_are_temperatures() -> None:
     assert float(band_radiance(300, 3.7, 4.8)) == pytest.approx(float(band_radiance(300.0, 3.7, 4.8)), rel=1e-6)
+
+
+@pytest.mark.parametrize(("short", "long"), [(3.7, 4.8), (3.7, 5.6), (2.5, 5.0)])
+def test_band_under_a_response_against_quadrature(short: float, long: float) -> None:
+    """The last bands pass the cut-off, and more than an octave: nothing beyond, and little error."""
+    curve = photodiode_efficiency(5.4, peak=0.85)
+    knots, values = (axis.numpy() for axis in curve)
+    kelvin = torch.tensor([220.0, 300.0, 600.0], dtype=torch.float64)
+    fine = np.linspace(short, min(long, 5.4), 400_001)
+    response = np.interp(fine, knots, values)
+    expected = [
+        np.trapezoid(response * watts(fine, t) * fine * 1e-6 / (constants.h * constants.c), fine)
+        for t in kelvin.tolist()
+    ]
+    np.testing.assert_allclose(band_radiance(kelvin, short, long, curve).numpy(), expected, rtol=2e-5)
+
+
+def test_a_photodiode_sees_up_to_its_cut_off() -> None:
+    wavelength, efficiency = photodiode_efficiency(5.4, peak=0.9)
+    assert bool((wavelength.diff() > 0).all())
+    assert float(wavelength[-1]) == pytest.approx(5.4)
+    assert float(efficiency[-1]) == 0.0
+    assert 0.85 < float(efficiency.max()) <= 0.9
+    # Half of the peak within 2 % of the cut-off, as steep as such detectors are.
+    half = float(wavelength[(efficiency > 0.45).nonzero().max()])
+    assert 0.98 * 5.4 < half < 5.4
+    with pytest.raises(ValueError, match="peak: need a number above 0 and at most 1, got 2"):
+        photodiode_efficiency(5.4, peak=2.0)
+
+
+def test_mercury_cadmium_telluride_has_its_known_cut_offs() -> None:
+    # x = 0.225 and 0.3 at 77 K: about 10 and 5 um; CdTe at 300 K 1.5 eV.
+    assert mercury_cadmium_cutoff_um(0.225, 77.0) == pytest.approx(10.0, rel=0.03)
+    assert mercury_cadmium_cutoff_um(0.3, 77.0) == pytest.approx(5.1, rel=0.03)
+    assert mercury_cadmium_cutoff_um(1.0, 300.0) == pytest.approx(1.2398 / 1.49, rel=0.01)
+    with pytest.raises(ValueError, match="cadmium_share: need 0 to 1 with a gap above 0"):
+        mercury_cadmium_cutoff_um(0.05, 77.0)
+
+
+def test_a_flat_curve_is_a_number() -> None:
+    curve = ([3.0, 5.0], np.array([0.7, 0.7]))
+    one, other = (
+        infrared_camera(quantum_efficiency=value, response_std=0.0, scenes=uniform(300.0)) for value in (0.7, curve)
+    )
+    torch.testing.assert_close(one.encoder(one.scenes), other.encoder(other.scenes), rtol=1e-9, atol=0.0)
+    assert other.encoder.parameter_domain["long_um"][1] == 5.0
+
+
+def test_a_curve_counts_photons_where_the_detector_sees_them() -> None:
+    curve = photodiode_efficiency(4.4, peak=0.8)
+    encoder, _, scenes = infrared_camera(
+        quantum_efficiency=curve, response_std=0.0, transmission=1.0, dark_electrons_per_s=0.0, scenes=uniform(310.0)
+    )
+    knots, values = (axis.numpy() for axis in curve)
+    fine = np.linspace(3.7, 4.4, 200_001)
+    photons = np.trapezoid(
+        np.interp(fine, knots, values) * watts(fine, 310.0) * fine * 1e-6 / (constants.h * constants.c), fine
+    )
+    expected = 6e-3 * (15e-6) ** 2 * math.pi / (4 * 2.5**2 + 1) * photons
+    mean = encoder(scenes)
+    torch.testing.assert_close(mean, torch.full_like(mean, expected), rtol=1e-4, atol=0.0)
+    with pytest.raises(ValueError, match="short_um, long_um: need a band that meets"):
+        infrared_camera(quantum_efficiency=([1.0, 2.0], [0.5, 0.5]), scenes=uniform(300.0))
+    for wrong, message in (
+        (([2.0, 1.0], [0.5, 0.5]), "response: need at least two ascending wavelengths"),
+        (([1.0, 2.0], [0.5]), "response: need at least two ascending wavelengths"),
+        (([3.0, 5.0], [0.0, 0.0]), "quantum_efficiency: need an efficiency above 0 somewhere"),
+        (([3.0, 5.0], [0.5, 1.5]), "quantum_efficiency: need values of 0 to 1, got 1.5"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            infrared_camera(quantum_efficiency=wrong, scenes=uniform(300.0))
+
+
+def test_a_full_well_is_told_and_has_no_noise_equivalent_temperature() -> None:
+    encoder = infrared_camera(exposure_ms=20.0, scenes=uniform(300.0)).encoder
+    with pytest.raises(ValueError, match="temperature_kelvin: need a scene that leaves the well of 7e"):
+        encoder.uniform_electrons(300.0)
+    with pytest.raises(ValueError, match=r"temperature_kelvin: need .* at 20 ms, got 1\.\d+e\+07 electrons"):
+        encoder.netd_kelvin(300.0, 600.0)
+    assert float(encoder.netd_kelvin(270.0, 600.0)) > 0.0
+
+
+def test_ends_of_the_band_do_not_cross_and_end_where_the_detector_does() -> None:
+    encoder = infrared_camera("long_wave", scenes=uniform(300.0), learn=("short_um", "long_um")).encoder
+    domain = encoder.parameter_domain
+    assert domain["short_um"] == (1.0, 8.5)
+    assert domain["long_um"] == (8.5, 10.0)
+
+
+def test_an_optimiser_keeps_the_band_a_band() -> None:
+    """Ends that start crossed, and steps as long as the band: they are put in order and stay there."""
+    coarse = torch.rand(64, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    scenes = 295.0 + 8.0 * torch.nn.functional.interpolate(coarse, size=(36, 36), mode="bilinear")
+    encoder, noise, scenes = infrared_camera(
+        margin_pixels=1, response_std=0.0, scenes=scenes, learn=("short_um", "long_um")
+    )
+    with torch.no_grad():
+        encoder.short_um.fill_(4.6)
+        encoder.long_um.fill_(4.0)
+    result = optimize_design(
+        encoder, noise, scenes, n_steps=3, learning_rate=1.0, generator=torch.Generator().manual_seed(1)
+    )
+    short, long = (float(getattr(result.encoder, name).detach()) for name in ("short_um", "long_um"))
+    assert 1.0 <= short <= 4.25 <= long <= 5.4

@@ -79,7 +79,8 @@ def test_particles_in_depth_by_the_rayleigh_sommerfeld_integral(sine, shift, con
     size, distances = 96, [40.0, 60.0]
     scene = np.stack((blob((50.3, 45.0), size), 0.7 * blob((40.0, 55.5), size)))
     encoder = hologram(
-        distance_mm=[1e-3 * z for z in distances],
+        distance_mm=1e-3 * distances[0],
+        depth_mm=[1e-3 * (z - distances[0]) for z in distances],
         tilt_rad=tuple(math.asin(s) for s in sine),
         shift_um=[shift],
         particle_amplitude=abs(1 - contrast),
@@ -136,16 +137,75 @@ def test_what_transmits_everything_is_not_seen() -> None:
     torch.testing.assert_close(mean, torch.full_like(mean, 1000.1), rtol=1e-5, atol=0)
 
 
+def test_a_learned_distance_moves_all_depths_together() -> None:
+    scene = torch.from_numpy(np.stack((blob((50, 45), 96), blob((40, 55), 96))))[None]
+    encoder = hologram(distance_mm=0.05, depth_mm=[0.0, 0.02], learn=["distance_mm"])
+    assert encoder.distance_mm.ndim == 0
+    assert [name for name, _ in encoder.named_parameters()] == ["distance_mm"]
+    with torch.no_grad():
+        encoder.distance_mm.add_(0.01)
+        farther = encoder(scene)
+        apart = hologram(distance_mm=0.06, depth_mm=[0.0, 0.02])(scene)
+        torch.testing.assert_close(farther, apart, rtol=1e-9, atol=1e-12)
+    low, high = encoder.parameter_domain["distance_mm"]
+    assert (low, high) == pytest.approx((0.025, 0.1))
+    for wrong in ([0.01, 0.02], [-0.01, 0.0]):
+        with pytest.raises(ValueError, match="depth_mm: need"):
+            hologram(depth_mm=wrong)
+
+
+def test_the_scale_of_the_distance_is_the_depth_of_focus() -> None:
+    # Fringes as fine as two pixels have NA = wavelength / (2 pixel); their phase turns by pi / 2 over half of it.
+    encoder = hologram(pixel_um=1.0)
+    aperture = WAVELENGTH_UM / 2.0
+    assert encoder.parameter_scale["distance_mm"] == pytest.approx(1e-3 * WAVELENGTH_UM / aperture**2)
+
+
+@pytest.mark.parametrize(("design", "most"), [("near", 0.01), ("far", 0.07)])
+def test_padding_of_a_design_keeps_the_hologram(design: str, most: float) -> None:
+    # Against a window three times as wide, from the same scene.
+    system = inline_holography(design, n_scenes=2)  # type: ignore[arg-type]
+    encoder, scenes = system.encoder, system.scenes.double()
+    wide = InlineHologram(
+        distance_mm=float(encoder.distance_mm),
+        depth_mm=encoder.depth_mm.tolist(),
+        wavelength_nm=530.0,
+        pixel_um=1.12,
+        dark_electrons=0.1,
+        pad=3 * encoder.pad,
+    )(scenes)
+    error = (encoder(scenes) - wide).std() / wide.std()
+    assert float(error) < most
+    assert float((encoder(scenes) - wide).std()) < math.sqrt(1000.0) / 5, "of the shot noise"
+
+
+@pytest.mark.parametrize("end", [0, 1])
+def test_the_hologram_holds_at_both_ends_of_the_distances(end: int) -> None:
+    # Finer samples and a wider window change 3 % of it.
+    start = inline_holography(n_scenes=2)
+    scenes = start.scenes.double()
+    distance = start.encoder.parameter_domain["distance_mm"][end]
+    numbers = {"distance_mm": distance, "depth_mm": [0.0, 0.02, 0.04], "wavelength_nm": 530.0, "pixel_um": 1.12}
+    here = InlineHologram(**numbers, pad=start.encoder.pad)(scenes)
+    finer = InlineHologram(**numbers, oversampling=4, pad=6)(scenes.repeat_interleave(2, -1).repeat_interleave(2, -2))
+    assert float((here - finer).std() / finer.std()) < 0.035
+
+
 def test_designs_and_errors() -> None:
     near, far = (inline_holography(design, n_scenes=64) for design in ("near", "far"))
     assert torch.equal(near.scenes, far.scenes)
-    assert near.encoder.distance_mm.tolist() == pytest.approx([0.3, 0.32, 0.34])
+    assert float(near.encoder.distance_mm) == pytest.approx(0.3)
+    assert near.encoder.depth_mm.tolist() == pytest.approx([0.0, 0.02, 0.04])
     with pytest.raises(ValueError, match="design: need one of"):
         inline_holography("close")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"shift_um: need shape \(frame, 2\)"):
         hologram(shift_um=[(0.0, 0.0, 1.0)])
     with pytest.raises(ValueError, match=r"scene: need shape \(batch, 3, row, column\)"):
         near.encoder(torch.zeros(1, 1, 96, 96))
+    with pytest.raises(ValueError, match="tilt_rad: need values of"):
+        hologram(pixel_um=2.0, tilt_rad=(0.2, 0.0))
+    with pytest.raises(ValueError, match="pad: need a number of at least 1"):
+        hologram(pad=0.5)
 
 
 def test_recorded_hologram_of_a_target_is_sharp_at_the_stated_distance() -> None:

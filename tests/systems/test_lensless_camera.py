@@ -235,3 +235,43 @@ def _study():
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
+
+
+@pytest.mark.parametrize("times", [4.0, 6.0, 8.0])
+def test_light_that_leaves_the_window_is_that_of_the_cone_behind_the_focus(times: float) -> None:
+    """Behind its focus a square lens lights a square (times - 1) masks wide, the window is two."""
+    encoder = lensless_camera("lens", scenes=DARK, shape=(32, 32)).encoder
+    expected = 1 - (2 / (times - 1)) ** 2
+    assert encoder.light_outside_window(times * 8.0) == pytest.approx(expected, abs=0.03)
+    assert encoder.light_outside_window() < 0.01
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_an_optimiser_cannot_send_the_light_out_of_the_window(design: LenslessDesign) -> None:
+    encoder = lensless_camera(design, scenes=DARK, shape=(32, 32)).encoder
+    lower, upper = encoder.parameter_domain["distance_mm"]
+    distance = float(encoder.distance_mm)
+    assert lower is not None
+    assert upper is not None
+    assert lower < distance < upper
+    assert encoder.light_outside_window(upper) <= 0.1
+    if upper < 60 * distance:
+        assert encoder.light_outside_window(1.05 * upper) > 0.1
+    assert encoder.parameter_domain["exposure_photons"] == (0.0, 1000.0)
+
+
+def test_a_distance_from_which_light_leaves_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"distance_mm: need one from which at most 10 % of the light .* got 300 with"):
+        lensless_camera("coded_mask", distance_mm=300.0, scenes=DARK, shape=(32, 32))
+    with pytest.raises(ValueError, match="distance_mm: need a positive number, got 0"):
+        lensless_camera(distance_mm=0.0, scenes=DARK, shape=(32, 32))
+
+
+def test_waves_too_short_for_the_relief_are_out_of_reach() -> None:
+    encoder = lensless_camera("lens", scenes=DARK, shape=(32, 32)).encoder
+    shortest = encoder.parameter_domain["wavelength_nm"][0]
+    assert shortest is not None
+    # The lens turns light aside by half its width at its focal length: half a period per sample there.
+    half_um, sample = 0.5 * 16 * 26.0, 26.0 / encoder.oversampling
+    assert shortest == pytest.approx(2e3 * sample * (half_um - sample) / 8000.0, rel=0.01)
+    assert shortest < 532.0

@@ -29,7 +29,7 @@ def image_of_a_star(encoder: Telescope, pixels: int = 41) -> Tensor:
     scene = torch.zeros((1, 1, *size), dtype=torch.float64)
     scene[..., size[0] // 2, size[1] // 2] = 1.0
     with torch.no_grad():
-        return encoder(scene)[0, 0]
+        return encoder.A(scene)[0, 0]
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.33, 0.5])
@@ -77,8 +77,52 @@ def test_vanes_take_their_area_and_throw_spikes_across_themselves() -> None:
 
 
 def test_sky_and_dark_alone() -> None:
-    mean = telescope(4, background_electrons_per_s=0.2, exposure_s=30.0)(torch.zeros(1, 1, 12, 14))
-    torch.testing.assert_close(mean, torch.full((1, 1, 4, 6), 6.0))
+    # One pixel of 2.5 um at f/10 and 1 m is 2.5e-7 rad wide; V = 15 per square arcsecond on 7854 cm^2 in 1000 A.
+    pixel_arcsec = 2.5e-7 * 180 * 3600 / math.pi
+    sky = 30.0 * 996.0 * 7854.0 * 1000.0 * 10 ** (-0.4 * 15.0) * pixel_arcsec**2
+    encoder = telescope(40, pixel_um=2.5, sky_magnitude_per_arcsec2=15.0, dark_electrons_per_s=0.2, exposure_s=30.0)
+    mean = encoder(torch.zeros(1, 1, 84, 86))
+    torch.testing.assert_close(mean, torch.full((1, 1, 4, 6), sky + 6.0), rtol=2e-3, atol=0)
+    assert sky > 1.0
+
+
+def test_sky_is_the_etendue_of_a_pixel_and_dark_current_is_not() -> None:
+    base = {"obstruction_ratio": 0.3, "sky_magnitude_per_arcsec2": 20.0, "dark_electrons_per_s": 0.2, "pixel_um": 2.5}
+    start = telescope(**base)
+    sky, dark = float(start.sky_electrons()), float(start.dark_electrons())
+    for change, factor, of_dark in (
+        # At one f-number a larger telescope sees less sky in a pixel, through as much more aperture.
+        ({"diameter_m": 2.0}, 1.0, 1.0),
+        ({"f_number": 12.0}, 100 / 144, 1.0),
+        ({"pixel_um": 2.0}, 0.64, 1.0),
+        ({"bandwidth_nm": 150.0}, 1.5, 1.0),
+        ({"throughput": 0.5}, 0.5, 1.0),
+        ({"exposure_s": 25.0}, 2.5, 2.5),
+        ({"sky_magnitude_per_arcsec2": 22.5}, 0.1, 1.0),
+        ({"dark_electrons_per_s": 0.6}, 1.0, 3.0),
+        ({"obstruction_ratio": 0.5}, 0.75 / 0.91, 1.0),
+    ):
+        found = telescope(**{**base, **change})
+        assert float(found.sky_electrons()) == pytest.approx(factor * sky, rel=2e-3), change
+        assert float(found.dark_electrons()) == pytest.approx(of_dark * dark, rel=1e-9), change
+
+
+def test_an_even_scene_as_bright_as_the_sky_doubles_it() -> None:
+    # The sky by its closed form against the sky as a scene, through PSF, pixels and star photometry.
+    encoder = telescope(
+        8, f_number=31.0, pixel_um=15.0, magnitude=20.0, sky_magnitude_per_arcsec2=20.0, obstruction_ratio=0.33,
+        vane_width=0.05, vane_angle_rad=[0.3, 2.0],
+    )  # fmt: skip
+    sample_arcsec = 15e-6 / (31.0 * encoder.oversampling) * 180 * 3600 / math.pi
+    scene = torch.full((1, 1, *encoder.scene_shape((3, 4))), sample_arcsec**2, dtype=torch.float64)
+    dark = encoder(torch.zeros_like(scene))
+    torch.testing.assert_close(encoder(scene), 2 * dark, rtol=1e-9, atol=0)
+
+
+def test_default_sky_is_what_the_handbook_expects() -> None:
+    encoder = optical_telescope(n_scenes=1).encoder
+    per_s = float(encoder.sky_electrons() + encoder.dark_electrons()) / 10.0
+    assert per_s == pytest.approx(0.03, abs=0.01)
 
 
 def test_a_binary_mask_is_binary_and_can_be_learned() -> None:

@@ -141,10 +141,10 @@ def test_telescope_transfer_is_that_of_a_round_aperture() -> None:
 
 def test_system_transfer_at_the_sampling_limit_is_the_published_one() -> None:
     """About 0.2, panchromatic, in front of the atmosphere: eoportal.org, Pleiades-HR."""
-    encoder = satellite_imager("panchromatic_tdi", scenes=torch.ones(1, 1, 8, 8)).encoder
+    encoder = satellite_imager("panchromatic_tdi", scenes=torch.ones(1, 1, 100, 100)).encoder
     for along_track in (False, True):
         assert 0.17 < modulation(encoder, 0.5, along_track=along_track) < 0.25
-    line = satellite_imager("panchromatic_line", scenes=torch.ones(1, 1, 8, 8)).encoder
+    line = satellite_imager("panchromatic_line", scenes=torch.ones(1, 1, 100, 100)).encoder
     assert modulation(line, 0.5, along_track=True) < 0.7 * modulation(line, 0.5, along_track=False)
 
 
@@ -190,3 +190,9 @@ def test_an_optimiser_cannot_leave_what_the_samples_resolve() -> None:
         assert torch.isfinite(encoder.psf()).all()
     # 13 um in 4 samples: Nyquist for wavelength x f-number / 2 at 655 nm.
     assert lowest == pytest.approx(2 * 13.0 / (4 * 0.655))
+
+
+def test_bands_end_where_silicon_does() -> None:
+    encoder = satellite_imager("panchromatic_tdi", shape=(4, 4), n_scenes=2).encoder
+    assert encoder.parameter_domain["width_nm"] == (0.0, 2 * (655.0 - 350.0))
+    assert encoder.parameter_scale["width_nm"] == pytest.approx(105.0)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bitlens import optimize_design
 from bitlens.encoders import pair_differences
+from bitlens.encoders.masks import MaskKind
 from bitlens.systems.single_pixel_camera import SinglePixelDesign, single_pixel_camera
 
 SHAPE = (8, 8)
@@ -112,6 +113,24 @@ def test_patterns_to_learn_start_where_the_fast_transform_is() -> None:
         torch.testing.assert_close(learned(scene), fast(scene), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["grey", "binary", "annealed"])
+@pytest.mark.parametrize("design", ["hadamard", "hadamard_differential", "random_real", "raster"])
+def test_learned_patterns_load_into_the_plain_camera(design: SinglePixelDesign, kind: MaskKind) -> None:
+    scene = torch.rand(2, 1, *SHAPE, generator=torch.Generator().manual_seed(1))
+    learned = single_pixel_camera(design, shape=SHAPE, scenes=scene, kind=kind, learn=("patterns", "time_weights"))
+    encoder = learned.encoder
+    with torch.no_grad():
+        for value in encoder.parameters():
+            value.add_(0.1 * torch.rand(value.shape, generator=torch.Generator().manual_seed(4)))
+    plain = single_pixel_camera(design, shape=SHAPE, scenes=scene, kind=kind).encoder
+    assert not list(plain.parameters())
+    before = plain(scene)
+    plain.load_state_dict(encoder.state_dict(), strict=True)
+    assert not list(plain.parameters())
+    torch.testing.assert_close(plain(scene), encoder(scene).detach())
+    assert not torch.equal(plain(scene), before)
+
+
 @pytest.mark.parametrize("design", ["hadamard", "hadamard_differential", "random_binary"])
 def test_binary_patterns_stay_binary_while_they_learn(design: SinglePixelDesign) -> None:
     """The fast transform at first; a step along the straight-through gradient turns whole mirrors, none half."""
@@ -158,6 +177,10 @@ def test_what_is_wrong_is_named() -> None:
         single_pixel_camera(scenes=FLAT, learn=("dark",))
     with pytest.raises(ValueError, match=r"n_patterns: need 1 to 64, got 65"):
         single_pixel_camera("raster", shape=SHAPE, n_patterns=65, scenes=FLAT)
+    with pytest.raises(ValueError, match=r"kind: need one of .*'binary'.*got 'glass'"):
+        single_pixel_camera(shape=SHAPE, scenes=FLAT, kind="glass")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"shape: need powers of two for Hadamard patterns, got \(8, 12\)"):
+        single_pixel_camera(shape=(8, 12))
     with pytest.raises(ValueError, match=r"exposure_photons: need at least 0, got -1"):
         single_pixel_camera(shape=SHAPE, exposure_photons=-1.0, scenes=FLAT)
 

@@ -150,7 +150,7 @@ def paired_gain(gains: Sequence[float]) -> tuple[float, float]:
 
 def lens(photons: float, **changes: Any) -> Camera:
     """The lens and sensor of `systems.camera` in focus, with some arguments of `Camera` changed."""
-    base = camera("in_focus", photons=photons, scenes=torch.empty(0)).encoder
+    base = camera("in_focus", photons=photons, scenes=torch.ones(1, 1, 50, 50)).encoder
     assert isinstance(base, Camera)
     arguments: dict[str, Any] = {
         "wavelength_nm": float(base.wavelength_nm),

@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+# Rows this close to the source of a fan lie outside the image wherever its rays are.
+NEAR = 1e-9
+
 
 class Rays(NamedTuple):
     """The edges of the bins in every view, once for each part; parallel rays in few numbers, a fan's edge by edge.

@@ -64,6 +64,7 @@ class ColorFilterArray(LinearEncoder):
     """
 
     parameter_domain: ClassVar[Mapping[str, tuple[float | None, float | None]]] = {"spectra": (0.0, 1.0)}
+    parameter_scale: ClassVar[Mapping[str, float]] = {"spectra": 1.0, "choice_logits": 2.0, "sharpness": 1.0}
 
     spectra: Tensor
     tile: Tensor

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from bitlens import ops
+from bitlens.encoders import sensor
 from bitlens.encoders.detector import as_planes, as_values, hold
 from bitlens.encoders.linear import LinearEncoder
 
@@ -49,6 +50,25 @@ def never_below_zero(mean: Tensor, scene: Tensor, psf: Tensor) -> Tensor:
     dims = tuple(range(1, scene.ndim))
     light = (scene.detach().amin(dim=dims, keepdim=True) >= 0) & (psf.detach() >= 0).all()
     return mean - torch.where(light, mean.detach().clamp(max=0), torch.zeros_like(mean))
+
+
+def image_on_pixels(scene: Tensor, psf: Tensor, oversampling: int) -> Tensor:
+    """Mean of `psf * scene` over pixels of `oversampling`^2 samples, where no edge of the scene enters.
+
+    Shapes: scene (..., row, column), PSF (2 h + 1, 2 h + 1) on the same samples, h on each side being lost.
+    """
+    return sensor.integrate_pixels(ops.psf_convolve(scene, psf.to(scene.dtype), mode="valid"), oversampling)
+
+
+def adjoint_image_on_pixels(measured: Tensor, psf: Tensor, oversampling: int) -> Tensor:
+    """The adjoint of `image_on_pixels`: each pixel's value over its samples, correlated with the PSF."""
+    samples = (measured / oversampling**2).repeat_interleave(oversampling, -2).repeat_interleave(oversampling, -1)
+    return adjoint_convolution(samples, psf.to(measured.dtype), mode="valid")
+
+
+def _mean_modulus(psf: Tensor) -> dict[str, float]:
+    """What counts as a large change of every sample: it doubles the light."""
+    return {"psf": float(psf.abs().mean()) or 1.0}
 
 
 class _Window:
@@ -142,6 +162,7 @@ class PSFConvolution(LinearEncoder):
         super().__init__()
         value = as_values("psf", psf, "(h, w) or (channel, h, w)", (2, 3))
         self._window = _Window(value, mode, boundary, crop, image_size)
+        self.parameter_scale = _mean_modulus(value)
         hold(self, {"psf": value}, learn)
 
     def A(self, scene: Tensor | np.ndarray) -> Tensor:
@@ -196,6 +217,7 @@ class DepthStackConvolution(LinearEncoder):
         super().__init__()
         value = as_values("psf", psf, "(depth, h, w) or (output channel, depth, h, w)", (3, 4))
         self._window = _Window(value, mode, boundary, crop, image_size)
+        self.parameter_scale = _mean_modulus(value)
         hold(self, {"psf": value}, learn)
 
     def A(self, scene: Tensor | np.ndarray) -> Tensor:

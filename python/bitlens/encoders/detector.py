@@ -35,15 +35,25 @@ def as_planes(
         TypeError: another dtype.
         ValueError: another number of axes, or other sizes.
     """
-    tensor = _tensor(value)
-    if tensor.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"{name}: need float32 or float64 values, got {str(tensor.dtype).removeprefix('torch.')}")
+    tensor = as_real(name, value)
     wanted = (channels, rows, columns)
     sizes_fit = all(size in (None, given) for size, given in zip(wanted, tensor.shape[1:], strict=False))
     if tensor.ndim != 4 or not sizes_fit:
         names = zip(wanted, ("channel", "row", "column"), strict=True)
         axes = ", ".join(axis if size is None else str(size) for size, axis in names)
         raise ValueError(f"{name}: need shape (batch, {axes}), got {tuple(tensor.shape)}")
+    return tensor
+
+
+def as_real(name: str, value: Tensor | np.ndarray) -> Tensor:
+    """`value` as a float32 or float64 tensor of any shape.
+
+    Raises:
+        TypeError: another dtype.
+    """
+    tensor = _tensor(value)
+    if tensor.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{name}: need float32 or float64 values, got {str(tensor.dtype).removeprefix('torch.')}")
     return tensor
 
 
@@ -119,9 +129,12 @@ class PixelSampling(LinearEncoder):
         factor: samples per side of a pixel.
         fill_factor: active share of a pixel's area, above 0 and at most 1.
         learn: "fill_factor", or nothing.
+
+    Reference: Boreman 2001, Modulation Transfer Function in Optical and Electro-Optical Systems, ch. 2.
     """
 
     parameter_domain: ClassVar[Mapping[str, tuple[float | None, float | None]]] = {"fill_factor": (1e-3, 1.0)}
+    parameter_scale: ClassVar[Mapping[str, float]] = {"fill_factor": 0.3}
 
     fill_factor: Tensor
 
@@ -209,6 +222,14 @@ class Detector(nn.Module):
             "dark_electrons_per_s": within("dark_electrons_per_s", dark, 0.0),
             "photo_response": within("photo_response", response, 0.0),
         }
+        # Of a dark signal of none, an electron in the exposure.
+        dark_scale = 0.3 * float(dark.mean()) or 1.0 / (float(exposure) or 1.0)
+        self.parameter_scale: Mapping[str, float] = {
+            "quantum_efficiency": 0.3,
+            "exposure_s": 0.3 * float(exposure) or 1.0,
+            "dark_electrons_per_s": dark_scale,
+            "photo_response": 0.3,
+        }
         hold(self, values, learn)
 
     def electrons_per_rate(self) -> Tensor:
@@ -294,7 +315,8 @@ def detector_noise(
 
     Args:
         read_electrons: read noise before the amplifier, electrons; with `converter_std` it must not vanish.
-        gain: ADU per electron; an `nn.Parameter` is optimised, the read noise then stays that of its first value.
+        gain: ADU per electron; an `nn.Parameter` is optimised, while the read noise in ADU stays that of its first
+            value: right for noise behind the amplifier, `converter_std`, not for `read_electrons`.
         converter_std: noise behind the amplifier, ADU, without the rounding that `adc_bits` adds.
         offset, adc_bits, full_well_electrons: as in `PoissonGaussianNoise`.
 

@@ -34,6 +34,7 @@ class DispersedCodedAperture(LinearEncoder):
     """
 
     parameter_domain: ClassVar[Mapping[str, tuple[float | None, float | None]]] = {"mask": (0.0, 1.0)}
+    parameter_scale: ClassVar[Mapping[str, float]] = {"mask": 1.0}
 
     mask: Tensor
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, final
+from typing import Any, final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bitlens.encoders.detector import as_planes, as_real
 from bitlens.encoders.linear import LinearEncoder, channels_to_complex, complex_to_channels
 
 
@@ -28,12 +29,10 @@ class CartesianSampling(LinearEncoder):
     Reference: Pruessmann et al. 1999, doi:10.1002/(SICI)1522-2594(199911)42:5<952::AID-MRM16>3.0.CO;2-S.
     """
 
-    # A weight is an amplitude; what all of them may add up to is a constraint of the design.
-    parameter_domain: ClassVar[Mapping[str, tuple[float | None, float | None]]] = {"mask": (0.0, None)}
-
     mask: Tensor
     sensitivities: Tensor | None
     sampled: Tensor | None
+    mean_square: Tensor | None
 
     def __init__(
         self,
@@ -42,11 +41,14 @@ class CartesianSampling(LinearEncoder):
         sensitivities: Tensor | np.ndarray | None = None,
         complex_scene: bool = False,
         compact: bool = False,
+        mean_square: float | None = None,
         learn: Sequence[str] = (),
     ) -> None:
         """Takes the weights of k-space lines (row,) or samples (row, column).
 
         Args:
+            mean_square: of all weights, the time of the scan over a full one's: the mask then counts in proportion
+                only, and does not gain by growing. Default: the mask as it is.
             sensitivities: complex (coil, row, column); default one coil of sensitivity 1. Held as pairs of real
                 channels (2 coil, row, column).
             complex_scene: whether scenes have two channels, real and imaginary part.
@@ -62,13 +64,15 @@ class CartesianSampling(LinearEncoder):
         if not bool((weights >= 0).all()) or not bool(weights.isfinite().all()):
             raise ValueError(f"mask: need finite weights of at least 0, got {float(weights.min())}")
         self.complex_scene, self.compact = complex_scene, compact
-        self.register_buffer("sampled", None)
-        if compact:
-            if "mask" in learn:
-                raise ValueError("learn: need a mask on the whole grid, compact=False, got a compact one")
-            self.sampled = weights.flatten().nonzero()[:, 0]
-            if not len(self.sampled):
-                raise ValueError("mask: need a weight above 0, got none")
+        if compact and "mask" in learn:
+            raise ValueError("learn: need a mask on the whole grid, compact=False, got a compact one")
+        if compact and not bool(weights.any()):
+            raise ValueError("mask: need a weight above 0, got none")
+        # Known from the mask, so that what is stored is the same for every encoder.
+        self.register_buffer("sampled", _sampled(weights) if compact else None, persistent=False)
+        if mean_square is not None and not (math.isfinite(mean_square) and mean_square > 0):
+            raise ValueError(f"mean_square: need a positive number, got {mean_square}")
+        self.register_buffer("mean_square", None if mean_square is None else weights.new_tensor(mean_square))
         coils = sensitivity_channels(sensitivities)
         if coils is not None and tuple(coils.shape[1 : 1 + weights.ndim]) != tuple(weights.shape):
             raise ValueError(
@@ -76,6 +80,25 @@ class CartesianSampling(LinearEncoder):
                 f"got {tuple(coils.shape[1:])}"
             )
         register(self, {"mask": weights, "sensitivities": coils}, learn)
+        # A weight is an amplitude; without a mean square, what they add up to is for a constraint to hold.
+        self.parameter_domain: Mapping[str, tuple[float | None, float | None]] = {
+            "mask": (0.0, None),
+            **coil_domain(coils),
+        }
+        self.parameter_scale: Mapping[str, float] = {"mask": 1.0, **coil_scale(coils)}
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        if self.compact:
+            self.sampled = _sampled(self.mask.detach())
+
+    def weights(self) -> Tensor:
+        """What the samples are multiplied by, of the shape of the mask."""
+        if self.mean_square is None:
+            return self.mask
+        present = self.mask.square().mean()
+        # No mask has no proportions: 0 of 1.
+        return self.mask * (self.mean_square / torch.where(present > 0, present, 1.0)).sqrt()
 
     def A(self, scene: Tensor | np.ndarray) -> Tensor:
         """k-space samples as pairs of real channels; see the class for shapes."""
@@ -84,7 +107,7 @@ class CartesianSampling(LinearEncoder):
         if tuple(images.shape[-2 : -2 + self.mask.ndim or None]) != rows_and_columns:
             raise ValueError(f"scene: need {rows_and_columns} for the mask, got shape {tuple(images.shape)}")
         transform = _centred(images, torch.fft.fft2)
-        weights = self.mask.to(transform.real.dtype)
+        weights = self.weights().to(transform.real.dtype)
         if self.mask.ndim == 1:
             weights = weights[:, None]
         if self.sampled is None:
@@ -96,8 +119,8 @@ class CartesianSampling(LinearEncoder):
 
     def A_adjoint(self, measured: Tensor | np.ndarray) -> Tensor:
         """Scenes (batch, 1 or 2, row, column): unitary inverse transform, coils joined by their conjugates."""
-        measured = torch.as_tensor(measured)
-        weights = self.mask.to(measured.dtype)
+        measured = as_real("measured", measured)
+        weights = self.weights().to(measured.dtype)
         if self.sampled is None or self.mask.ndim == 1:
             samples = channels_to_complex(measured)
             weights = weights if self.mask.ndim == 2 else weights[:, None]
@@ -134,7 +157,7 @@ def birdcage_sensitivities(coils: int, shape: tuple[int, int], *, radius: float 
         radius: of the circle, in half fields of view; above sqrt 2, so that no rung is within the image.
 
     Raises:
-        ValueError: less than one coil, or too small a radius.
+        ValueError: less than one coil, no pixel, or too small a radius.
 
     Reference: Hayes et al. 1985, doi:10.1016/0022-2364(85)90257-4.
     """
@@ -142,13 +165,18 @@ def birdcage_sensitivities(coils: int, shape: tuple[int, int], *, radius: float 
         raise ValueError(f"coils: need at least 1, got {coils}")
     if not radius > math.sqrt(2):
         raise ValueError(f"radius: need more than sqrt 2, so that the rungs lie outside the image, got {radius}")
-    rows, columns = shape
+    rows, columns = scene_shape(shape)
     y = (torch.arange(rows, dtype=torch.float64) - rows // 2) * (2 / rows)
     x = (torch.arange(columns, dtype=torch.float64) - columns // 2) * (2 / columns)
     turn = 2 * math.pi * torch.arange(coils, dtype=torch.float64) / coils
     phase = torch.polar(torch.ones_like(turn), turn)[:, None, None]
     field = phase / (radius * phase - torch.complex(x.expand(rows, -1), y[:, None].expand(-1, columns)))
     return field / field.abs().square().sum(0).sqrt()
+
+
+def _sampled(weights: Tensor) -> Tensor:
+    """Index of every weight that is not 0, in the order of rows."""
+    return weights.flatten().nonzero()[:, 0]
 
 
 def _centred(images: Tensor, transform: Callable[..., Tensor]) -> Tensor:
@@ -159,6 +187,13 @@ def _centred(images: Tensor, transform: Callable[..., Tensor]) -> Tensor:
 
 
 # ---- what Fourier encoders share: coils and pairs of channels ----
+
+
+def scene_shape(shape: Sequence[int]) -> tuple[int, int]:
+    """(row, column) of at least one pixel."""
+    if len(shape) != 2 or min(shape) < 1:
+        raise ValueError(f"shape: need (row, column) of a scene, got {tuple(shape)}")
+    return int(shape[0]), int(shape[1])
 
 
 def sensitivity_channels(sensitivities: Tensor | np.ndarray | None) -> Tensor | None:
@@ -188,18 +223,26 @@ def register(encoder: nn.Module, values: dict[str, Tensor | None], learn: Sequen
             encoder.register_buffer(name, value)
 
 
+def coil_domain(coils: Tensor | None) -> dict[str, tuple[float | None, float | None]]:
+    """Of sensitivities as channels: no part beyond the largest given, so that no coil grows for nothing."""
+    if coils is None:
+        return {}
+    largest = float(coils.abs().max())
+    return {"sensitivities": (-largest, largest)}
+
+
+def coil_scale(coils: Tensor | None) -> dict[str, float]:
+    """Of sensitivities as channels: their root mean square."""
+    return {} if coils is None else {"sensitivities": float(coils.square().mean().sqrt()) or 1.0}
+
+
 def coil_images(scene: Tensor | np.ndarray, sensitivities: Tensor | None, complex_scene: bool) -> Tensor:
     """Complex (batch, coil, row, column): what each coil sees of a scene (batch, 1 or 2, row, column).
 
     Raises:
         TypeError, ValueError: a scene that is not real, or of another shape.
     """
-    scene = torch.as_tensor(scene)
-    channels = 2 if complex_scene else 1
-    if scene.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"scene: need float32 or float64, got {scene.dtype}")
-    if scene.ndim != 4 or scene.shape[1] != channels:
-        raise ValueError(f"scene: need shape (batch, {channels}, row, column), got {tuple(scene.shape)}")
+    scene = as_planes("scene", scene, channels=2 if complex_scene else 1)
     image = channels_to_complex(scene) if complex_scene else torch.complex(scene, torch.zeros_like(scene))
     if sensitivities is None:
         return image

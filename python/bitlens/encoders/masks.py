@@ -6,14 +6,15 @@ Functions of tensors take free parameters to physical maps; the encoders hold th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal, final, get_args
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal, final, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bitlens import ops
+from bitlens.encoders.detector import as_planes, as_values, hold
 from bitlens.encoders.linear import LinearEncoder, channels_to_complex, complex_to_channels
 
 Number = float | Tensor
@@ -165,7 +166,11 @@ class MaskTransmission(nn.Module):
 
     "grey" is `bounded_transmission`, "binary" `binary_mask` (clipped), "annealed" `annealed_mask` at the buffer
     `sharpness`, which an optimisation may raise between its steps.
+
+    Reference: Bengio, Leonard and Courville 2013, arXiv:1308.3432 (the gradient of a binary mask).
     """
+
+    parameter_scale: ClassVar[Mapping[str, float]] = {"parameter": 1.0}
 
     parameter: Tensor
     sharpness: Tensor
@@ -189,6 +194,8 @@ class MaskTransmission(nn.Module):
         if not (math.isfinite(sharpness) and sharpness > 0):
             raise ValueError(f"sharpness: need a positive number, got {sharpness}")
         start = torch.as_tensor(transmission, dtype=torch.float64).detach()
+        if start.numel() == 0:
+            raise ValueError(f"transmission: need at least one value, got shape {tuple(start.shape)}")
         if not bool(((start >= 0) & (start <= 1)).all()):
             raise ValueError(f"transmission: need values in [0, 1], got {float(start.min())} to {float(start.max())}")
         self.kind: MaskKind = kind
@@ -196,11 +203,12 @@ class MaskTransmission(nn.Module):
             parameter = 2 * start - 1
         else:
             parameter = transmission_parameter(start) / (sharpness if kind == "annealed" else 1.0)
+        # Beyond 1 the clipped gradient of a binary mask is zero, and a parameter would stay where it is.
+        self.parameter_domain: Mapping[str, tuple[float | None, float | None]] = (
+            {"parameter": (-1.0, 1.0)} if kind == "binary" else {}
+        )
         self.register_buffer("sharpness", torch.tensor(sharpness, dtype=torch.float64))
-        if learn:
-            self.register_parameter("parameter", nn.Parameter(parameter))
-        else:
-            self.register_buffer("parameter", parameter)
+        hold(self, {"parameter": parameter}, ("parameter",) if learn else ())
 
     def forward(self) -> Tensor:
         """The transmission, of the shape it started with."""
@@ -214,19 +222,26 @@ class AmplitudeMask(LinearEncoder):
     """transmission x scene: a mask in the plane of the scene, or of a field, whose pairs of channels it scales alike.
 
     Shapes: scene and measurement (batch, channel, row, column); the mask (row, column) or (channel, row, column).
+
+    Reference: Goodman, Introduction to Fourier Optics, 3rd ed. 2005, sec. 4.1 (the transmittance of an aperture).
     """
 
     def __init__(self, mask: MaskTransmission) -> None:
         super().__init__()
-        self.mask = mask
+        self.mask = _checked_map(mask)
 
-    def A(self, scene: Tensor) -> Tensor:
+    def A(self, scene: Tensor | np.ndarray) -> Tensor:
         """What the mask lets pass, (batch, channel, row, column)."""
-        return scene * self.mask().to(scene.dtype)
+        return self._scaled("scene", scene)
 
-    def A_adjoint(self, measured: Tensor) -> Tensor:
+    def A_adjoint(self, measured: Tensor | np.ndarray) -> Tensor:
         """The same product."""
-        return self.A(measured)
+        return self._scaled("measured", measured)
+
+    def _scaled(self, name: str, value: Tensor | np.ndarray) -> Tensor:
+        mask = self.mask()
+        planes = _planes_of(name, value, mask, 1)
+        return planes * mask.to(planes.dtype)
 
 
 @final
@@ -235,7 +250,14 @@ class PhaseMask(LinearEncoder):
 
     Shapes: scene and measurement (batch, 2 n, row, column); wavelength and index are numbers or one per field.
     Differentiable in height, index and wavelength; see `phase_mask`.
+
+    Reference: Goodman, Introduction to Fourier Optics, 3rd ed. 2005, sec. 5.1.
     """
+
+    parameter_domain: ClassVar[Mapping[str, tuple[float | None, float | None]]] = {
+        "refractive_index": (1.0, None),
+        "wavelength_nm": (1.0, None),
+    }
 
     height_um: Tensor
     refractive_index: Tensor
@@ -256,24 +278,25 @@ class PhaseMask(LinearEncoder):
             ValueError: a wavelength or index that is not positive, or an unknown name in `learn`.
         """
         super().__init__()
-        arguments = {"height_um": height_um, "refractive_index": refractive_index, "wavelength_nm": wavelength_nm}
-        values = {
-            name: torch.as_tensor(value, dtype=torch.float64).detach().clone() for name, value in arguments.items()
-        }
-        if values["height_um"].ndim != 2:
-            raise ValueError(f"height_um: need shape (row, column), got {tuple(values['height_um'].shape)}")
-        for name in ("refractive_index", "wavelength_nm"):
-            if values[name].ndim > 1 or not bool((values[name] > 0).all()):
+        values = {"height_um": as_values("height_um", height_um, "shape (row, column)", (2,)).double()}
+        for name, value in (("refractive_index", refractive_index), ("wavelength_nm", wavelength_nm)):
+            values[name] = as_values(name, value, "a number, or one per field", (0, 1)).double()
+            if not bool((values[name] > 0).all()):
                 raise ValueError(f"{name}: need a positive number, or one per field, got {values[name].tolist()}")
-        unknown = [name for name in learn if name not in values]
-        if unknown:
-            raise ValueError(f"learn: need names among {', '.join(values)}, got {unknown[0]!r}")
+        counts = {name: len(value) for name, value in values.items() if value.ndim == 1}
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"refractive_index, wavelength_nm: need as many of each, got {counts}")
         self.surrounding_index = surrounding_index
-        for name, value in values.items():
-            if name in learn:
-                self.register_parameter(name, nn.Parameter(value))
-            else:
-                self.register_buffer(name, value)
+        self._n_fields = next(iter(counts.values()), None)
+        wavelength = float(values["wavelength_nm"].mean())
+        step = max(abs(float(values["refractive_index"].mean()) - surrounding_index), 1e-3)
+        # A third of a wave counts as much; for the others where the relief is a few waves high.
+        self.parameter_scale: Mapping[str, float] = {
+            "height_um": 3e-4 * wavelength / step,
+            "refractive_index": 0.3 * step,
+            "wavelength_nm": 0.3 * wavelength,
+        }
+        hold(self, values, learn)
 
     def factor(self) -> Tensor:
         """Complex (row, column) or (field, row, column)."""
@@ -284,15 +307,20 @@ class PhaseMask(LinearEncoder):
             surrounding_index=self.surrounding_index,
         )
 
-    def A(self, scene: Tensor) -> Tensor:
+    def A(self, scene: Tensor | np.ndarray) -> Tensor:
         """The fields behind the relief."""
-        field = channels_to_complex(scene)
+        field = self._fields("scene", scene)
         return complex_to_channels(field * self.factor().to(field.dtype))
 
-    def A_adjoint(self, measured: Tensor) -> Tensor:
+    def A_adjoint(self, measured: Tensor | np.ndarray) -> Tensor:
         """The product with the conjugate factor."""
-        field = channels_to_complex(measured)
+        field = self._fields("measured", measured)
         return complex_to_channels(field * self.factor().conj().to(field.dtype))
+
+    def _fields(self, name: str, value: Tensor | np.ndarray) -> Tensor:
+        rows, columns = self.height_um.shape
+        channels = None if self._n_fields is None else 2 * self._n_fields
+        return channels_to_complex(as_planes(name, value, channels=channels, rows=rows, columns=columns))
 
 
 @final
@@ -301,21 +329,42 @@ class FourierMask(LinearEncoder):
 
     Shapes: scene and measurement (batch, 2 n, row, column); the mask (row, column) or (n, row, column) with frequency
     zero in its middle, at (rows // 2, columns // 2). The field is periodic. The map is its own adjoint.
+
+    Reference: Goodman, Introduction to Fourier Optics, 3rd ed. 2005, sec. 8.2.
     """
 
     def __init__(self, mask: MaskTransmission) -> None:
         super().__init__()
-        self.mask = mask
+        self.mask = _checked_map(mask)
 
-    def A(self, scene: Tensor) -> Tensor:
+    def A(self, scene: Tensor | np.ndarray) -> Tensor:
         """The filtered fields."""
+        return self._filtered("scene", scene)
+
+    def A_adjoint(self, measured: Tensor | np.ndarray) -> Tensor:
+        """The same filter, whose transfer is real."""
+        return self._filtered("measured", measured)
+
+    def _filtered(self, name: str, value: Tensor | np.ndarray) -> Tensor:
+        mask = self.mask()
+        planes = _planes_of(name, value, mask, 2)
         return complex_to_channels(
-            ops.fourier_filter(channels_to_complex(scene), self.mask().to(scene.dtype), centered=True)
+            ops.fourier_filter(channels_to_complex(planes), mask.to(planes.dtype), centered=True)
         )
 
-    def A_adjoint(self, measured: Tensor) -> Tensor:
-        """The same filter, whose transfer is real."""
-        return self.A(measured)
+
+def _checked_map(mask: MaskTransmission) -> MaskTransmission:
+    if mask.parameter.ndim not in (2, 3):
+        raise ValueError(
+            f"mask: need a map (row, column) or (channel, row, column), got shape {tuple(mask.parameter.shape)}"
+        )
+    return mask
+
+
+def _planes_of(name: str, value: Tensor | np.ndarray, mask: Tensor, channels_per_map: int) -> Tensor:
+    """`value` (batch, channel, row, column) as large as the mask, with a channel or a pair of them for each map."""
+    channels = channels_per_map * len(mask) if mask.ndim == 3 and len(mask) > 1 else None
+    return as_planes(name, value, channels=channels, rows=mask.shape[-2], columns=mask.shape[-1])
 
 
 def _distances(reach: int, like: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, final, get_args
+from typing import ClassVar, Literal, final, get_args
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from bitlens.encoders.convolution import ConvolutionMode, adjoint_convolution, n
 from bitlens.encoders.detector import Values, as_planes, as_values, hold, within
 from bitlens.encoders.linear import LinearEncoder
 
-MotionBoundary = Literal["crop", "zero", "circular"]
+Boundary = Literal["crop", "zero", "circular"]
 
 
 def path_psf(starts: Tensor, ends: Tensor, weights: Tensor, reach_pixels: int) -> Tensor:
@@ -66,6 +66,12 @@ class MotionSmear(LinearEncoder):
     Reference: Raskar et al. 2006, Coded exposure photography, doi:10.1145/1141911.1141957.
     """
 
+    parameter_scale: ClassVar[Mapping[str, float]] = {
+        "length_pixels": 3.0,
+        "direction_degrees": 30.0,
+        "shutter": 1.0,
+    }
+
     length_pixels: Tensor
     direction_degrees: Tensor
     shutter: Tensor
@@ -77,7 +83,7 @@ class MotionSmear(LinearEncoder):
         direction_degrees: float = 0.0,
         shutter: Values | None = None,
         reach_pixels: int | None = None,
-        boundary: MotionBoundary = "crop",
+        boundary: Boundary = "crop",
         learn: Sequence[str] = (),
     ) -> None:
         super().__init__()
@@ -85,7 +91,7 @@ class MotionSmear(LinearEncoder):
         direction = as_values("direction_degrees", direction_degrees, "a number", (0,))
         opening = as_values("shutter", 1.0 if shutter is None else shutter, "a number for each part", (0, 1))
         self.reach_pixels = _reach(0.5 * float(length), reach_pixels)
-        self.boundary: MotionBoundary = _checked_boundary(boundary)
+        self.boundary: Boundary = check_boundary(boundary)
         values = {
             "length_pixels": length,
             "direction_degrees": direction,
@@ -109,11 +115,11 @@ class MotionSmear(LinearEncoder):
 
     def A(self, scene: Tensor | np.ndarray) -> Tensor:
         """The smeared scene."""
-        return _blurred(scene, self.psf(), self.boundary)
+        return _smeared(scene, self.psf(), self.boundary)
 
     def A_adjoint(self, measured: Tensor | np.ndarray) -> Tensor:
         """The correlation with the PSF."""
-        return _blurred_back(measured, self.psf(), self.boundary)
+        return blurred_back(measured, self.psf(), self.boundary)
 
 
 @final
@@ -146,7 +152,7 @@ class TimeDelayIntegration(LinearEncoder):
         drift_pixels: float = 0.0,
         n_phases: int = 1,
         reach_pixels: int | None = None,
-        boundary: MotionBoundary = "crop",
+        boundary: Boundary = "crop",
         learn: Sequence[str] = (),
     ) -> None:
         super().__init__()
@@ -158,9 +164,11 @@ class TimeDelayIntegration(LinearEncoder):
             "drift_pixels": as_values("drift_pixels", drift_pixels, "a number", (0,)),
         }
         self.n_stages, self.n_phases = n_stages, n_phases
+        # A slip of some pixels over all stages: a blur grows with its square, and changes little where it starts.
+        self.parameter_scale: Mapping[str, float] = dict.fromkeys(values, 8 / n_stages)
         slip = n_stages * max(abs(mismatch_pixels), abs(drift_pixels))
         self.reach_pixels = _reach(0.5 * (slip + 1 / n_phases), reach_pixels)
-        self.boundary: MotionBoundary = _checked_boundary(boundary)
+        self.boundary: Boundary = check_boundary(boundary)
         hold(self, values, learn)
 
     @property
@@ -182,11 +190,11 @@ class TimeDelayIntegration(LinearEncoder):
 
     def A(self, scene: Tensor | np.ndarray) -> Tensor:
         """What the lines add up to."""
-        return _blurred(scene, self.psf(), self.boundary)
+        return _smeared(scene, self.psf(), self.boundary)
 
     def A_adjoint(self, measured: Tensor | np.ndarray) -> Tensor:
         """The correlation with the PSF."""
-        return _blurred_back(measured, self.psf(), self.boundary)
+        return blurred_back(measured, self.psf(), self.boundary)
 
 
 def _reach(half_pixels: float, given: int | None) -> int:
@@ -196,26 +204,33 @@ def _reach(half_pixels: float, given: int | None) -> int:
     return needed if given is None else given
 
 
-def _checked_boundary(boundary: MotionBoundary) -> MotionBoundary:
-    if boundary not in get_args(MotionBoundary):
-        raise ValueError(f"boundary: need one of {get_args(MotionBoundary)}, got {boundary!r}")
+def check_boundary(boundary: Boundary) -> Boundary:
+    """`boundary`, if it is one of the three; otherwise ValueError."""
+    if boundary not in get_args(Boundary):
+        raise ValueError(f"boundary: need one of {get_args(Boundary)}, got {boundary!r}")
     return boundary
 
 
-def _mode(boundary: MotionBoundary) -> tuple[ConvolutionMode, Literal["zero", "circular"]]:
+def _mode(boundary: Boundary) -> tuple[ConvolutionMode, Literal["zero", "circular"]]:
     if boundary == "crop":
         return "valid", "zero"
     return "same", boundary
 
 
-def _blurred(scene: Tensor | np.ndarray, psf: Tensor, boundary: MotionBoundary) -> Tensor:
+def blurred(scene: Tensor | np.ndarray, psf: Tensor, boundary: Boundary) -> Tensor:
+    """psf * scene (batch, channel, row, column) as far as `boundary` lets it, with the rounding errors of its FFT."""
     scene = as_planes("scene", scene)
     mode, edge = _mode(boundary)
-    psf = psf.to(scene.dtype)
-    return never_below_zero(ops.psf_convolve(scene, psf, mode=mode, boundary=edge), scene, psf)
+    return ops.psf_convolve(scene, psf.to(scene.dtype), mode=mode, boundary=edge)
 
 
-def _blurred_back(measured: Tensor | np.ndarray, psf: Tensor, boundary: MotionBoundary) -> Tensor:
+def _smeared(scene: Tensor | np.ndarray, psf: Tensor, boundary: Boundary) -> Tensor:
+    scene = as_planes("scene", scene)
+    return never_below_zero(blurred(scene, psf, boundary), scene, psf)
+
+
+def blurred_back(measured: Tensor | np.ndarray, psf: Tensor, boundary: Boundary) -> Tensor:
+    """The adjoint of `blurred`."""
     measured = as_planes("measured", measured)
     mode, edge = _mode(boundary)
     return adjoint_convolution(measured, psf.to(measured.dtype), mode=mode, boundary=edge)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, final, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bitlens.encoders.detector import as_real
 from bitlens.encoders.fourier_sampling import (
     channels_to_samples,
+    coil_domain,
     coil_images,
+    coil_scale,
     join_coils,
     register,
     samples_to_channels,
+    scene_shape,
     sensitivity_channels,
 )
 from bitlens.encoders.linear import LinearEncoder
@@ -78,15 +82,20 @@ class NonuniformSampling(LinearEncoder):
         if points.ndim < 2 or points.shape[-1] != 2:
             raise ValueError(f"trajectory: need shape (..., 2), got {tuple(points.shape)}")
         _check_finite(points)
-        if len(shape) != 2 or min(shape) < 1:
-            raise ValueError(f"shape: need (row, column) of a scene, got {tuple(shape)}")
         if norm not in get_args(Norm):
             raise ValueError(f"norm: need one of {get_args(Norm)}, got {norm!r}")
-        self.shape, self.complex_scene, self.norm = (int(shape[0]), int(shape[1])), complex_scene, norm
+        self.shape, self.complex_scene, self.norm = scene_shape(shape), complex_scene, norm
         coils = sensitivity_channels(sensitivities)
         if coils is not None and tuple(coils.shape[1:]) != self.shape:
             raise ValueError(f"sensitivities: need {self.shape} rows and columns, got {tuple(coils.shape[1:])}")
         register(self, {"trajectory": points, "sensitivities": coils}, learn)
+        # Beyond half a cycle per pixel the samples repeat those within.
+        highest = max(max(self.shape) / 2, float(points.abs().max()) if points.numel() else 0.0)
+        self.parameter_domain: Mapping[str, tuple[float | None, float | None]] = {
+            "trajectory": (-highest, highest),
+            **coil_domain(coils),
+        }
+        self.parameter_scale: Mapping[str, float] = {"trajectory": 1.0, **coil_scale(coils)}
 
     @classmethod
     def from_baselines(
@@ -123,7 +132,7 @@ class NonuniformSampling(LinearEncoder):
 
     def A_adjoint(self, measured: Tensor | np.ndarray) -> Tensor:
         """Scenes (batch, 1 or 2, row, column): the sum over the samples, of conjugate phases."""
-        measured = torch.as_tensor(measured)
+        measured = as_real("measured", measured)
         if tuple(measured.shape[2:]) != tuple(self.trajectory.shape[:-1]):
             expected = ", ".join(map(str, self.trajectory.shape[:-1]))
             raise ValueError(f"measured: need shape (batch, 2 coil, {expected}), got {tuple(measured.shape)}")

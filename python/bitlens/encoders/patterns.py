@@ -47,6 +47,9 @@ class Patterns(LinearEncoder):
         self.display: Display = display
         value = as_values("patterns", patterns, "(m, row, column)", (3,))
         hold(self, {"patterns": within("patterns", value, *self._domain())}, learn)
+        # A step in all pixels must not outshine a pattern that is open in few.
+        open_share = float(value.abs().mean())
+        self.parameter_scale: Mapping[str, float] = {"patterns": min(1.0, 2 * open_share) if open_share else 1.0}
 
     @property
     def parameter_domain(self) -> Mapping[str, tuple[float | None, float | None]]:

@@ -8,15 +8,16 @@ points down the image; the axis of rotation is at x = y = 0. At an angle t the d
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from types import ModuleType
-from typing import Any, Literal, final, get_args
+from collections.abc import Mapping, Sequence
+from typing import Literal, final, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bitlens.encoders._tomography_gradients import backproject, project
 from bitlens.encoders._tomography_rays import Rays
+from bitlens.encoders.detector import as_real
 from bitlens.encoders.linear import LinearEncoder
 
 Values = float | Sequence[float] | Tensor | np.ndarray
@@ -65,19 +66,18 @@ class ParallelProjection(LinearEncoder):
         self.shape, self.bins = _image_shape(shape), _count("bins", bins)
         self.pixel_mm = _positive("pixel_mm", pixel_mm)
         self.bin_mm = self.pixel_mm if bin_mm is None else _positive("bin_mm", bin_mm)
+        self.parameter_scale: Mapping[str, float] = _view_scale(self.pixel_mm, self.shape)
         _register_views(self, angles_rad, offset_mm, learn)
 
     def A(self, scene: Tensor | np.ndarray) -> Tensor:
         """Projections (batch, channel, view, bin)."""
-        scene = torch.as_tensor(scene)
-        _check(scene, "scene", self.shape)
-        return _project(scene.flatten(0, 1), self._rays()).unflatten(0, scene.shape[:2])
+        scene = _planes("scene", scene, self.shape)
+        return project(scene.flatten(0, 1), self._rays()).unflatten(0, scene.shape[:2])
 
     def A_adjoint(self, measured: Tensor | np.ndarray) -> Tensor:
         """Backprojection (batch, channel, row, column): bin_mm / pixel_mm^2 of it averages the views over a pixel."""
-        measured = torch.as_tensor(measured)
-        _check(measured, "measured", (len(self.angles_rad), self.bins))
-        return _backproject(measured.flatten(0, 1), self._rays(), self.shape).unflatten(0, measured.shape[:2])
+        measured = _planes("measured", measured, (len(self.angles_rad), self.bins))
+        return backproject(measured.flatten(0, 1), self._rays(), self.shape).unflatten(0, measured.shape[:2])
 
     def extra_repr(self) -> str:
         return _shown(self, "pixel_mm", "bin_mm")
@@ -166,21 +166,32 @@ class FanProjection(LinearEncoder):
         reach = self.bins * self.bin_mm / 2 + float(self.offset_mm.detach().abs().max())
         if reach >= source_mm + detector_mm:
             raise ValueError(f"bins: need a fan within 45 degrees of its axis, got {reach:.6g} mm on either side")
+        self.parameter_scale: Mapping[str, float] = {
+            **_view_scale(self.pixel_mm, self.shape),
+            "source_mm": 0.1 * source_mm,
+            "detector_mm": 0.1 * (source_mm + detector_mm),
+        }
+        # The source stays outside the image, and the fan within 45 degrees wherever both distances go.
+        nearest_source, margin = min(1.001 * radius, source_mm), 1.001 * reach
+        nearest_detector = min(max(0.0, margin - nearest_source), detector_mm)
+        nearest_source = min(max(nearest_source, margin - nearest_detector), source_mm)
+        self.parameter_domain: Mapping[str, tuple[float | None, float | None]] = {
+            "source_mm": (nearest_source, None),
+            "detector_mm": (nearest_detector, None),
+        }
 
     def A(self, scene: Tensor | np.ndarray) -> Tensor:
         """Projections (batch, channel, view, bin)."""
-        scene = torch.as_tensor(scene)
-        _check(scene, "scene", self.shape)
+        scene = _planes("scene", scene, self.shape)
         rays, scale = self._rays_and_scale()
-        views = scale * _project(scene.double().flatten(0, 1), rays)
+        views = scale * project(scene.double().flatten(0, 1), rays)
         return views.to(scene.dtype).unflatten(0, scene.shape[:2])
 
     def A_adjoint(self, measured: Tensor | np.ndarray) -> Tensor:
         """Backprojection (batch, channel, row, column)."""
-        measured = torch.as_tensor(measured)
-        _check(measured, "measured", (len(self.angles_rad), self.bins))
+        measured = _planes("measured", measured, (len(self.angles_rad), self.bins))
         rays, scale = self._rays_and_scale()
-        image = _backproject(scale * measured.double().flatten(0, 1), rays, self.shape)
+        image = backproject(scale * measured.double().flatten(0, 1), rays, self.shape)
         return image.to(measured.dtype).unflatten(0, measured.shape[:2])
 
     def extra_repr(self) -> str:
@@ -233,8 +244,7 @@ def filtered_back_projection(
 
     Reference: Kak and Slaney, Principles of Computerized Tomographic Imaging, 1988, eqs. 3.61 and 3.67.
     """
-    sinogram = torch.as_tensor(sinogram)
-    _check(sinogram, "sinogram", (len(encoder.angles_rad), encoder.bins))
+    sinogram = _planes("sinogram", sinogram, (len(encoder.angles_rad), encoder.bins))
     if window not in get_args(Window):
         raise ValueError(f"window: need one of {get_args(Window)}, got {window!r}")
     bins, width = encoder.bins, encoder.bin_mm
@@ -258,12 +268,12 @@ def filtered_back_projection(
 # ---- what both beams share ----
 
 
-def _check(value: Tensor, name: str, last: tuple[int, int]) -> None:
+def _planes(name: str, value: Tensor | np.ndarray, last: tuple[int, int]) -> Tensor:
     axes = "row, column" if name == "scene" else "view, bin"
-    if value.ndim != 4 or tuple(value.shape[-2:]) != last:
-        raise ValueError(f"{name}: need shape (batch, channel, {axes}) with {last} last, got {tuple(value.shape)}")
-    if value.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"{name}: need float32 or float64, got {value.dtype}")
+    tensor = as_real(name, value)
+    if tensor.ndim != 4 or tuple(tensor.shape[-2:]) != last:
+        raise ValueError(f"{name}: need shape (batch, channel, {axes}) with {last} last, got {tuple(tensor.shape)}")
+    return tensor
 
 
 def _cosine_and_sine(angle: Tensor) -> tuple[Tensor, Tensor]:
@@ -296,6 +306,11 @@ def _register_views(
             encoder.register_buffer(name, value)
 
 
+def _view_scale(pixel_mm: float, shape: tuple[int, int]) -> dict[str, float]:
+    # Four pixels at the image's corner, and one.
+    return {"angles_rad": 8 / math.hypot(*shape), "offset_mm": pixel_mm}
+
+
 def _numbers(name: str, value: Values) -> Tensor:
     numbers = torch.as_tensor(value, dtype=torch.float64).detach().clone()
     if not numbers.isfinite().all():
@@ -325,153 +340,3 @@ def _shown(encoder: ParallelProjection | FanProjection, *names: str) -> str:
     numbers = [f"{name}={getattr(encoder, name)}" for name in names]
     learned = tuple(name for name, _ in encoder.named_parameters())
     return ", ".join([f"views={len(encoder.angles_rad)}, bins={encoder.bins}", *numbers, f"learn={learned}"])
-
-
-# ---- gradients ----
-
-
-def _loops() -> ModuleType:
-    """The compiled loops: imported when the first projection is made, as numba takes half a second."""
-    from bitlens.encoders import _tomography_loops
-
-    return _tomography_loops
-
-
-def _project(image: Tensor, rays: Rays) -> Tensor:
-    """`bin_sums`, differentiable; once in the rays."""
-    return _BinSums.apply(image, *rays)  # type: ignore[no-untyped-call]
-
-
-def _backproject(bins: Tensor, rays: Rays, shape: tuple[int, int]) -> Tensor:
-    """`bin_sums_adjoint`, differentiable; once in the rays."""
-    return _BinSumsAdjoint.apply(bins, *rays, shape)  # type: ignore[no-untyped-call]
-
-
-def _slopes(image: Tensor, rays: Rays) -> Tensor:
-    """`edge_slopes`, whose derivatives are refused."""
-    return _Slopes.apply(image, *rays)  # type: ignore[no-untyped-call]
-
-
-def _at_edges(bins: Tensor, rays: Rays) -> Tensor:
-    """(part, ..., view, edge), float64: the adjoint of the difference between the edges of a bin."""
-    views, width = rays.inside.shape[1:]
-    shape = (2, *(1,) * (bins.ndim - 2), views, width)
-    values = torch.where(rays.inside.reshape(shape), bins.double(), 0.0)
-    return -torch.nn.functional.pad(values, (1, 1)).diff(dim=-1)
-
-
-def _gradients(image: Tensor, bins: Tensor, rays: Rays, needs: tuple[bool, ...]) -> list[Tensor | None]:
-    """Gradients of sum(bin_sums(image) bins) in intercept, slope and source row."""
-    if not any(needs):
-        return [None] * 3
-    weighted = (_slopes(image, rays) * _at_edges(bins, rays)).sum(2)
-    intercept, slope, source_row = weighted[0], weighted[1], weighted[2].sum(-1)
-    if not rays.fan:
-        intercept = torch.stack((intercept.sum(-1), (intercept * rays.edge).sum(-1)), -1)
-        slope, source_row = slope.sum(-1, keepdim=True), source_row[:, :0]
-    return [value if need else None for value, need in zip((intercept, slope, source_row), needs, strict=True)]
-
-
-def _over_batches(function: Any, info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
-    """A vmap rule: one call for each entry of the mapped axis."""
-    results = []
-    for index in range(info.batch_size):
-        entry = [
-            value.select(dim, index) if isinstance(dim, int) else value
-            for value, dim in zip(arguments, in_dims, strict=True)
-        ]
-        results.append(function.apply(*entry))
-    return torch.stack(results), 0
-
-
-@final
-class _BinSums(torch.autograd.Function):
-    @staticmethod
-    def forward(image: Tensor, *rays: Tensor) -> Tensor:
-        return _loops().bin_sums(image, Rays(*rays))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        image, *rest = ctx.saved_tensors
-        rays = Rays(*rest)
-        shape = (image.shape[1], image.shape[2])
-        back = _backproject(grad, rays, shape) if ctx.needs_input_grad[0] else None
-        return back, *_gradients(image, grad, rays, ctx.needs_input_grad[1:4]), None, None, None, None, None
-
-    @staticmethod
-    def jvp(ctx: Any, image_step: Tensor | None, *steps: Tensor | None) -> Tensor:
-        image, *rest = ctx.saved_tensors
-        rays = Rays(*rest)
-        total = torch.zeros((), dtype=image.dtype, device=image.device)
-        if image_step is not None:
-            total = total + _project(image_step, rays)
-        if any(step is not None for step in steps[:3]):
-            intercept, slope, source_row = steps[:3]
-            if not rays.fan and intercept is not None:
-                intercept = intercept[..., :1] + intercept[..., 1:] * rays.edge
-            source_row = source_row[..., None] if rays.fan and source_row is not None else None
-            for gained, step in zip(_slopes(image, rays), (intercept, slope, source_row), strict=True):
-                if step is not None:
-                    per_edge = gained * step[:, None]
-                    moved = torch.where(rays.inside[:, None], per_edge.diff(dim=-1), 0.0).sum(0)
-                    total = total + moved.to(image.dtype)
-        return total
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
-        return _over_batches(_BinSums, info, in_dims, *arguments)
-
-
-@final
-class _BinSumsAdjoint(torch.autograd.Function):
-    @staticmethod
-    def forward(bins: Tensor, *rays_and_shape: Any) -> Tensor:
-        *rays, shape = rays_and_shape
-        return _loops().bin_sums_adjoint(bins, Rays(*rays), shape)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:-1])
-        ctx.save_for_forward(*inputs[:-1])
-        ctx.shape = inputs[-1]
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        bins, *rest = ctx.saved_tensors
-        rays = Rays(*rest)
-        forth = _project(grad, rays) if ctx.needs_input_grad[0] else None
-        return forth, *_gradients(grad, bins, rays, ctx.needs_input_grad[1:4]), None, None, None, None, None, None
-
-    @staticmethod
-    def jvp(ctx: Any, bins_step: Tensor | None, *steps: Tensor | None) -> Tensor:
-        if bins_step is None or any(step is not None for step in steps[:3]):
-            raise NotImplementedError("A_adjoint: forward-mode derivatives are in the measurements only")
-        return _backproject(bins_step, Rays(*ctx.saved_tensors[1:]), ctx.shape)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
-        return _over_batches(_BinSumsAdjoint, info, in_dims, *arguments)
-
-
-@final
-class _Slopes(torch.autograd.Function):
-    @staticmethod
-    def forward(image: Tensor, *rays: Tensor) -> Tensor:
-        return _loops().edge_slopes(image, Rays(*rays))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        del ctx, inputs, output
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        raise NotImplementedError("projections: second derivatives that involve the angles or offsets do not exist")
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
-        return _over_batches(_Slopes, info, in_dims, *arguments)

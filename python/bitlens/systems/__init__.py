@@ -1,5 +1,12 @@
-"""Ready-made imaging systems with realistic numbers: `encoder, noise, scenes = systems.camera(...)`."""
+"""Ready-made imaging systems with realistic numbers: `encoder, noise, scenes = systems.camera(...)`.
 
+Scenes of your own go in as `scenes=`: `datasets.read_images(folder)` reads pictures and `datasets.read_stack(path)`
+npy, npz, TIFF and HDF5, as (n, channel, row, column); `datasets.linearize_srgb` turns photographs into light, and
+`datasets.random_patches` cuts them to the size that an encoder takes (`encoder.scene_size` of the cameras). The
+infrared camera takes kelvin.
+"""
+
+from bitlens.systems._thermal_radiation import mercury_cadmium_cutoff_um, photodiode_efficiency
 from bitlens.systems.camera import DESCRIPTION as _CAMERA
 from bitlens.systems.camera import CameraDesign, camera
 from bitlens.systems.coded_aperture_spectral_imager import DESCRIPTION as _CODED_APERTURE_SPECTRAL_IMAGER
@@ -102,9 +109,11 @@ __all__ = [
     "kelvin_from_counts",
     "led_array",
     "lensless_camera",
+    "mercury_cadmium_cutoff_um",
     "mri",
     "optical_telescope",
     "phase_contrast_microscope",
+    "photodiode_efficiency",
     "radio_interferometer",
     "satellite_imager",
     "single_pixel_camera",

@@ -56,7 +56,7 @@ def check_shape(shape: Sequence[int], name: str = "shape", *, least: int = 1) ->
     return rows, columns
 
 
-def check_count(name: str, value: int, *, least: int = 1) -> int:
+def check_count(name: str, value: object, *, least: int = 1) -> int:
     """`value`, a whole number of at least `least`.
 
     Raises:
@@ -68,3 +68,26 @@ def check_count(name: str, value: int, *, least: int = 1) -> int:
     if value < least:
         raise ValueError(f"{name}: need at least {least}, got {value}")
     return int(value)
+
+
+def scenes_and_shape(
+    scenes: Tensor | np.ndarray | None,
+    shape: tuple[int, int] | None,
+    n_scenes: int,
+    *,
+    default: tuple[int, int],
+    channels: int | None = 1,
+    lower: float | None = 0.0,
+) -> tuple[Tensor | None, tuple[int, int]]:
+    """Checked scenes, or None where `n_scenes` are to be made, and rows and columns: given, theirs or `default`.
+
+    Raises:
+        TypeError, ValueError: see `check_scenes`, `check_shape` and `check_count`.
+    """
+    size = default if shape is None else check_shape(shape)
+    check_count("n_scenes", n_scenes)
+    if scenes is None:
+        return None, size
+    rows, columns = (None, None) if shape is None else size
+    tensor = check_scenes(scenes, channels=channels, rows=rows, columns=columns, lower=lower)
+    return tensor, (tensor.shape[-2], tensor.shape[-1])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-import torch
+import numpy as np
 from torch import Tensor
 
-from bitlens.datasets import scene_patches
 from bitlens.encoders import Camera
 from bitlens.noise import PoissonGaussianNoise
+from bitlens.systems._camera_scenes import camera_scenes
+from bitlens.systems._checks import check_count
 from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
 
 CameraDesign = Literal["in_focus", "defocused", "small_aperture"]
@@ -32,19 +33,19 @@ def camera(
     read_std: float = 2.0,
     patch_pixels: int = 16,
     margin_pixels: int = 12,
-    scenes: Tensor | None = None,
+    scenes: Tensor | np.ndarray | None = None,
     learn: tuple[str, ...] = (),
 ) -> ImagingSystem:
     """A lens of f/8 at 550 nm before 3.45 um pixels, in three designs at equal exposure time.
 
     "in_focus": diffraction limited. "defocused": one wave (peak) of defocus, the sensor 0.28 mm off focus.
-    "small_aperture": half the diameter (f/16), so a quarter of the light. Dark signal: 0.05 electrons.
+    "small_aperture": half the diameter (f/16), so a quarter of the light: equal exposure, not equal light.
 
     Args:
-        photons: detected per pixel (photo-electrons) where the scene is 1, at full aperture.
+        photons: detected per pixel (photo-electrons) where the scene is 1, at full aperture; dark signal is 0.05.
         read_std: read noise, electrons; the gain is 1.
         patch_pixels: pixels per side of a measurement of the default scenes.
-        scenes: (n, 1, row, column), 2 samples per pixel side; default 512 patches of bundled images.
+        scenes: (n, 1, row, column), linear light, 2 samples per pixel side; default 512 patches of bundled images.
         margin_pixels, learn: as in `bitlens.encoders.Camera`.
 
     Reference: data sheet of the mvBlueFOX3-2051 camera (Sony IMX250, 3.45 um; 40.3 and 71.2 dB by EMVA 1288,
@@ -63,7 +64,11 @@ def camera(
         margin_pixels=margin_pixels,
         learn=learn,
     )
-    if scenes is None:
-        generator = torch.Generator().manual_seed(0)
-        scenes = scene_patches(512, encoder.scene_size(patch_pixels), generator=generator).scenes
-    return ImagingSystem(encoder, PoissonGaussianNoise(read_std=read_std), scenes)
+    side = check_count("patch_pixels", patch_pixels)
+    found = camera_scenes(
+        scenes,
+        lambda rows, columns: (encoder.scene_size(rows), encoder.scene_size(columns)),
+        shape=(side, side),
+        n_scenes=512,
+    )
+    return ImagingSystem(encoder, PoissonGaussianNoise(read_std=read_std), found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, final, get_args
+from typing import ClassVar, Literal, final, get_args
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 from bitlens.encoders import N_BK7, DispersedCodedAperture, LinearEncoder, gaussian_bands, sellmeier_index
 from bitlens.encoders.detector import Values, as_planes, as_values, hold, within
 from bitlens.noise import PoissonGaussianNoise
+from bitlens.systems._checks import check_count, scenes_and_shape
 from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
 
 SpectralImagerDesign = Literal["random", "colored", "slits", "open"]
@@ -33,13 +34,19 @@ class DispersedLight(LinearEncoder):
 
     `DispersedCodedAperture` with light, differentiable in the dispersion too: between whole columns by linear
     interpolation, so that the derivative jumps where a band passes one.
-    Shapes: (batch, band, row, column) -> (batch, 1, row, column + ceil(largest dispersion)).
+    Shapes: (batch, band, row, column) -> (batch, 1, row, column + spare column).
+
+    Reference: Wagadarikar et al. 2008, eq. 4, doi:10.1364/AO.47.000B44.
     """
+
+    # Two columns are the step between bands of a common design.
+    parameter_scale: ClassVar[Mapping[str, float]] = {"mask": 1.0, "dispersion_pixels": 2.0}
 
     mask: Tensor
     dispersion_pixels: Tensor
     photons: Tensor
     band_positions: Tensor
+    spare_columns: Tensor
 
     def __init__(
         self,
@@ -57,7 +64,7 @@ class DispersedLight(LinearEncoder):
             band_positions: (band,) from 0 to 1: each band's place along the dispersion.
             dispersion_pixels: columns from position 0 to position 1.
             photons: photo-electrons of a pixel of 1 behind an open aperture; a number, or one per band.
-            largest_dispersion_pixels: for which the sensor has columns; default the given dispersion.
+            largest_dispersion_pixels: for which the sensor has spare columns; default the given dispersion.
             learn: "mask", "dispersion_pixels".
 
         Raises:
@@ -73,20 +80,20 @@ class DispersedLight(LinearEncoder):
         if light.ndim and len(light) != len(positions):
             raise ValueError(f"photons: need a number or {len(positions)}, one per band, got {len(light)}")
         self.register_buffer("photons", within("photons", light, 0.0).expand(len(positions)).clone())
-        self.largest_dispersion_pixels = largest
         within("dispersion_pixels", dispersion, 0.0, largest)
+        self.register_buffer("spare_columns", torch.tensor(math.ceil(largest)))
         hold(self, {"mask": within("mask", transmission, 0.0, 1.0), "dispersion_pixels": dispersion}, learn)
         self._aperture(positions.tolist())  # checks the number of bands of the mask
 
     @property
     def parameter_domain(self) -> Mapping[str, tuple[float | None, float | None]]:
         """What an optimiser may reach; the sensor's width limits the dispersion."""
-        return {"mask": (0.0, 1.0), "dispersion_pixels": (0.0, self.largest_dispersion_pixels)}
+        return {"mask": (0.0, 1.0), "dispersion_pixels": (0.0, float(self.spare_columns))}
 
     @property
     def sensor_columns(self) -> int:
         """Columns of the sensor."""
-        return self.mask.shape[-1] + math.ceil(self.largest_dispersion_pixels)
+        return self.mask.shape[-1] + int(self.spare_columns)
 
     def A(self, scene: Tensor | np.ndarray) -> Tensor:
         """Mean photo-electrons of light, (batch, 1, row, sensor column)."""
@@ -133,7 +140,10 @@ class DispersedLight(LinearEncoder):
 
 @final
 class CodedApertureSpectralImager(nn.Module):
-    """mean = linear.A(scene) + dark_electrons, photo-electrons; `linear` is a `DispersedLight`: see its shapes."""
+    """mean = linear.A(scene) + dark_electrons, photo-electrons; `linear` is a `DispersedLight`: see its shapes.
+
+    Reference: Wagadarikar et al. 2008, eq. 4, doi:10.1364/AO.47.000B44.
+    """
 
     dark_electrons: Tensor
 
@@ -169,30 +179,28 @@ def coded_aperture_spectral_imager(
     dark_electrons: float = 0.05,
     read_electrons: float = 2.4,
     n_scenes: int = 256,
-    scenes: Tensor | None = None,
+    scenes: Tensor | np.ndarray | None = None,
     learn: tuple[str, ...] = (),
 ) -> ImagingSystem:
     """z = N + n, N ~ Poisson(sum_b photons_b mask[b, r, c - d_b] scene[b, r, c - d_b] + dark), n ~ Normal(0, read^2).
 
     "random": half of the aperture open; "colored": a random band-pass filter on every pixel; "slits": one column in
-    four; "open": no code. d_b: even steps (grating), or as the index of N-BK7 (prism, most bent first).
+    four; "open": no code. d_b: even steps (grating), or as the index of N-BK7 (prism, most bent first). Compared at
+    equal exposure, not equal light: "random" keeps half of it out, "slits" three quarters.
 
     Args:
-        shape, n_bands: default those of `scenes`, or 32 x 32 pixels in 28 bands.
-        dispersion_pixels: columns from the first band to the last.
-        photons: photo-electrons of a pixel of reflectance 1 in a band, aperture open; a number, or one per band.
+        shape, n_bands, dispersion_pixels: default 32 x 32 pixels in 28 bands; columns from the first band to the last.
+        photons: one or (band,), per band, of reflectance 1 and no mask; a sensor pixel gets the sum over the bands.
         scenes: (n, band, row, column) reflectances; default `spectral_scenes`.
         learn: "mask" (starts between 0.2 and 0.8), "dispersion_pixels" (half as many columns to spare).
 
-    Reference: Wagadarikar et al. 2008, eq. 4, doi:10.1364/AO.47.000B44; 28 bands two pixels apart: Meng et al. 2020,
-        doi:10.1007/978-3-030-58592-1_12; sensor as in `camera`.
+    Reference: Wagadarikar et al. 2008, eq. 4, doi:10.1364/AO.47.000B44; Meng 2020, doi:10.1007/978-3-030-58592-1_12.
     """
     if design not in get_args(SpectralImagerDesign):
         raise ValueError(f"design: need one of {get_args(SpectralImagerDesign)}, got {design!r}")
-    if shape is None:
-        shape = (32, 32) if scenes is None else (scenes.shape[-2], scenes.shape[-1])
-    if n_bands is None:
-        n_bands = 28 if scenes is None else scenes.shape[1]
+    bands = None if n_bands is None else check_count("n_bands", n_bands)
+    scenes, shape = scenes_and_shape(scenes, shape, n_scenes, default=(32, 32), channels=bands)
+    n_bands = bands or (28 if scenes is None else scenes.shape[1])
     wavelength_nm = torch.linspace(*wavelength_range_nm, n_bands, dtype=torch.float64)
     mask = _mask(design, shape, wavelength_nm)
     if "mask" in learn:

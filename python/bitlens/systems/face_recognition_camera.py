@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -14,6 +15,8 @@ from torch.nn import functional
 from bitlens.datasets import linearize_srgb
 from bitlens.encoders import Camera
 from bitlens.noise import PoissonGaussianNoise
+from bitlens.systems._camera_scenes import LENS_NAMES, camera_scenes, lens_names
+from bitlens.systems._checks import check_count, check_shape
 from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
 
 FaceCameraDesign = Literal["fine_pixels", "coarse_pixels", "small_aperture"]
@@ -21,12 +24,12 @@ FaceCameraDesign = Literal["fine_pixels", "coarse_pixels", "small_aperture"]
 DESCRIPTION = SystemDescription(
     name="face_recognition_camera",
     designs=get_args(FaceCameraDesign),
-    formula="z = N + n, N ~ Poisson(photons pixel^2 radius^2 pixels(PSF * face)), n ~ Normal(0, read_std^2)",
+    formula="z = N + n, N ~ Poisson(photons (4 radius pixel / F)^2 pixels(PSF * face) + dark), n ~ Normal(0, std^2)",
     reference="Samaria and Harter 1994, doi:10.1109/ACV.1994.341300 (ORL faces); Huang et al. 2007 (LFW)",
 )
 
 # 0.5 wavelength f_number, the finest that the lens resolves.
-_SAMPLE_UM, _WAVELENGTH_NM, _F_NUMBER = 1.1, 550.0, 4.0
+_SAMPLE_UM, _WAVELENGTH_NM, _FASTEST = 1.1, 550.0, 4.0
 _MARGIN_SAMPLES = 16
 _SAMPLES_PER_PIXEL = {"fine_pixels": 2, "coarse_pixels": 8, "small_aperture": 2}
 _APERTURE_RADIUS = {"fine_pixels": 1.0, "coarse_pixels": 1.0, "small_aperture": 0.5}
@@ -53,6 +56,7 @@ def face_scenes(
         ValueError: the file lacks an array, or they do not fit.
         ModuleNotFoundError: scikit-image is not installed.
     """
+    size, margin_samples = check_shape(size, "size"), check_count("margin_samples", margin_samples, least=0)
     images, labels = _bundled() if file is None else _read(Path(file))
     linear = torch.from_numpy(linearize_srgb(images).astype(np.float32))[:, None]
     scale = max(size[0] / linear.shape[-2], size[1] / linear.shape[-1])
@@ -69,47 +73,64 @@ def face_recognition_camera(
     *,
     photons_per_um2: float = 2.0,
     read_std: float = 2.0,
+    f_number: float = 4.0,
+    pixel_um: float | None = None,
+    dark_electrons: float = 0.05,
     shape: tuple[int, int] | None = None,
-    scenes: Tensor | None = None,
+    scenes: Tensor | np.ndarray | None = None,
     learn: tuple[str, ...] = (),
 ) -> ImagingSystem:
-    """mean = photons pixel^2 radius^2 pixels(PSF * face) + dark, in electrons: a face 106 um wide behind f/4 at 550 nm.
+    """mean = photons (4 radius pixel / F)^2 pixels(PSF * face) + dark, electrons: a face 106 um wide, at 550 nm.
 
-    "fine_pixels": 2.2 um, 48 across the face. "coarse_pixels": 8.8 um, 12 across, each with 16 times the light under
-    the same read noise. "small_aperture": f/8 before fine pixels, a quarter of the light and half the resolution. All
-    take the same scenes, 1.1 um per sample. `face_scenes` gives the labels of the default scenes: with `measured` they
-    go to `bitlens.estimate_task_information`.
+    "fine_pixels": 2.2 um, 48 across the face. "coarse_pixels": 8.8 um, 12 across, each with 16 times the light.
+    "small_aperture": half the diameter, a quarter of the light. They are compared at equal exposure, not equal light.
+    `face_scenes` gives scenes of a file, and labels: with `measured` they go to `bitlens.estimate_task_information`.
 
     Args:
         photons_per_um2: photo-electrons per square micrometre at f/4 where the scene is 1, the mean of the faces.
+        f_number: at least 4, which the samples of 1.1 um resolve.
+        pixel_um: 1.1 times 1, 2, 4, 8 or 16, instead of the design's.
         shape: pixels, rows and columns, of the default scenes; default the whole face.
-        scenes: (n, 1, row, column), with an edge of 16 samples.
-        learn: as in `bitlens.encoders.Camera`: "aperture_radius" trades detail for light, "defocus_waves", ...
+        scenes: (n, 1, row, column), linear light, 1.1 um per sample, with an edge of 16 samples.
+        learn: "aperture_radius" trades detail for light; "defocus_waves", "phase_mask_waves", "exposure_photons",
+            "quantum_efficiency", "dark_electrons".
 
     Reference: Sony IMX250 and smaller: 2.2 to 8.8 um pixels, 2 electrons of read noise, quantum efficiency included.
     """
     if design not in get_args(FaceCameraDesign):
         raise ValueError(f"design: need one of {get_args(FaceCameraDesign)}, got {design!r}")
-    for name in ("f_number", "pixel_um"):
-        if name in learn:
-            raise ValueError(f"learn: need names at a fixed light per pixel, which {name} changes, got {name!r}")
-    samples = _SAMPLES_PER_PIXEL[design]
-    pixel_um = samples * _SAMPLE_UM
+    if not f_number >= _FASTEST:
+        raise ValueError(f"f_number: need at least {_FASTEST:g}, whose PSF samples of 1.1 um resolve, got {f_number}")
+    samples = _SAMPLES_PER_PIXEL[design] if pixel_um is None else _samples(pixel_um)
+    light = photons_per_um2 * (samples * _SAMPLE_UM * _FASTEST / f_number) ** 2
+    shape = (96 // samples, 96 // samples) if shape is None else check_shape(shape)
     encoder = Camera(
         wavelength_nm=_WAVELENGTH_NM,
-        f_number=_F_NUMBER,
-        pixel_um=pixel_um,
+        f_number=f_number,
+        pixel_um=samples * _SAMPLE_UM,
         aperture_radius=_APERTURE_RADIUS[design],
-        exposure_photons=photons_per_um2 * pixel_um**2,
-        dark_electrons=0.05,
+        exposure_photons=light,
+        dark_electrons=dark_electrons,
         oversampling=samples,
         margin_pixels=_MARGIN_SAMPLES // samples,
-        learn=learn,
+        learn=lens_names(learn, of_lens=(*LENS_NAMES, "dark_electrons")),
     )
     if scenes is None:
-        rows, columns = shape or (96 // samples, 96 // samples)
-        scenes = face_scenes(size=(rows * samples, columns * samples)).scenes
-    return ImagingSystem(encoder, PoissonGaussianNoise(read_std=read_std), scenes)
+        scenes = face_scenes(size=(shape[0] * samples, shape[1] * samples)).scenes
+    found = camera_scenes(
+        scenes,
+        lambda rows, columns: (encoder.scene_size(rows), encoder.scene_size(columns)),
+        shape=shape,
+    )
+    return ImagingSystem(encoder, PoissonGaussianNoise(read_std=read_std), found)
+
+
+def _samples(pixel_um: float) -> int:
+    """Samples per pixel, which must divide the edge of the scenes."""
+    for samples in (1, 2, 4, 8, 16):
+        if math.isclose(pixel_um, samples * _SAMPLE_UM):
+            return samples
+    raise ValueError(f"pixel_um: need 1.1 um times 1, 2, 4, 8 or 16, got {pixel_um}")
 
 
 def _bundled() -> tuple[np.ndarray, np.ndarray]:

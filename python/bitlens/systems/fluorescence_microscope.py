@@ -10,12 +10,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bitlens import ops
 from bitlens.datasets.phantoms_microscopy import nuclei, points
-from bitlens.encoders import optics, pupils, sensor
-from bitlens.encoders.detector import as_planes, as_values, hold, within
+from bitlens.encoders import optics, pupils
+from bitlens.encoders.convolution import adjoint_image_on_pixels, image_on_pixels
+from bitlens.encoders.detector import as_planes, hold
 from bitlens.encoders.zernike import zernike_basis
 from bitlens.noise import PoissonGaussianNoise
+from bitlens.systems._checks import check_count, check_scenes, check_shape
+from bitlens.systems._wave_checks import (
+    check_choice,
+    check_positive,
+    check_pupil_step,
+    check_window,
+    map_within,
+    numbers_within,
+    share_of,
+    zernike_terms,
+)
 from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
 
 FluorescenceDesign = Literal["in_focus", "defocused", "small_aperture", "astigmatic"]
@@ -40,7 +51,8 @@ class FluorescenceMicroscope(nn.Module):
 
     PSF = |FFT(disc exp(2 pi i W))|^2 with sum 1, W = index defocus (1 - cos theta) / wavelength + sum_j zernike_j Z_j +
     pupil_phase, in waves; sin theta = NA / index at the pupil's edge. Scalar theory, one wavelength, light into the
-    whole sphere alike. Differentiable in every number and map; they are held in float64.
+    whole sphere alike. Differentiable in every number and map, in float64. `A` and `A_adjoint` are the part without the
+    background.
 
     Shapes: scene (batch, 1, row, column) >= 0, `oversampling` samples per pixel side and `margin_pixels` around what is
     measured -> (batch, 1, row, column) photo-electrons.
@@ -73,7 +85,7 @@ class FluorescenceMicroscope(nn.Module):
         efficiency: float = 0.5,
         background_electrons: float = 0.0,
         oversampling: int | None = None,
-        margin_pixels: int = 8,
+        margin_pixels: int = 12,
         learn: Sequence[str] = (),
     ) -> None:
         """Takes numbers in the units their names state.
@@ -93,47 +105,62 @@ class FluorescenceMicroscope(nn.Module):
             ValueError: a number out of its range, a map of the wrong shape, an unknown name in `learn`.
         """
         super().__init__()
-        ranges = {
-            "wavelength_nm": (wavelength_nm, 1.0, math.inf),
-            "numerical_aperture": (numerical_aperture, 1e-3, 0.999 * immersion_index),
-            "immersion_index": (immersion_index, 1.0, 2.0),
-            "object_pixel_um": (object_pixel_um, 1e-3, math.inf),
-            "defocus_um": (defocus_um, -math.inf, math.inf),
-            "emitted_photons": (emitted_photons, 0.0, math.inf),
-            "efficiency": (efficiency, 0.0, 1.0),
-            "background_electrons": (background_electrons, 0.0, math.inf),
-        }
-        values = {
-            name: within(name, as_values(name, value, "a number", (0,)).double(), low, high)
-            for name, (value, low, high) in ranges.items()
-        }
-        if margin_pixels < 1:
-            raise ValueError(f"margin_pixels: need at least 1, got {margin_pixels}")
+        self.margin_pixels = check_count("margin_pixels", margin_pixels, least=1)
+        values = numbers_within(
+            {
+                "wavelength_nm": (wavelength_nm, 1.0, math.inf),
+                "immersion_index": (immersion_index, 1.0, 2.0),
+                "numerical_aperture": (numerical_aperture, 1e-3, 0.999 * immersion_index),
+                "object_pixel_um": (object_pixel_um, 1e-3, math.inf),
+                "defocus_um": (defocus_um, -math.inf, math.inf),
+                "emitted_photons": (emitted_photons, 0.0, math.inf),
+                "efficiency": (efficiency, 0.0, 1.0),
+                "background_electrons": (background_electrons, 0.0, math.inf),
+            }
+        )
         coarsest_um = 0.25e-3 * wavelength_nm / numerical_aperture
         needed = max(1, math.ceil(object_pixel_um / coarsest_um * (1 - 1e-12)))
-        if oversampling is not None and oversampling < needed:
+        if oversampling is not None and check_count("oversampling", oversampling) < needed:
             raise ValueError(
                 f"oversampling: need at least {needed} samples per pixel of {object_pixel_um} um for a PSF with a "
                 f"Nyquist pitch of {coarsest_um:.4g} um, got {oversampling}"
             )
-        self.oversampling, self.margin_pixels = oversampling or needed, margin_pixels
-        self.zernike_indices = tuple(zernike_waves or (4,))
-        shape = (self.psf_size, self.psf_size)
-        phase = torch.zeros(shape) if pupil_phase_waves is None else pupil_phase_waves
-        values["zernike_waves"] = torch.tensor(list((zernike_waves or {4: 0.0}).values()), dtype=torch.float64)
-        values["pupil_phase_waves"] = as_values("pupil_phase_waves", phase, f"{shape}", (2,)).double()
-        if values["pupil_phase_waves"].shape != shape:
-            raise ValueError(f"pupil_phase_waves: need shape {shape}, got {tuple(values['pupil_phase_waves'].shape)}")
-        # What an optimiser may reach, each alone: the samples of the scene must go on resolving the PSF.
+        self.oversampling = oversampling or needed
         sample_um = object_pixel_um / self.oversampling
+        spread = check_pupil_step(
+            1e-3 * wavelength_nm / (numerical_aperture * self.psf_size * sample_um), margin_pixels
+        )
+        self.zernike_indices, values["zernike_waves"] = zernike_terms(zernike_waves, (4,))
+        values["pupil_phase_waves"] = map_within("pupil_phase_waves", pupil_phase_waves, self.psf_size, fill=0.0)
+        # Light that is out of focus must not leave the window of the PSF.
+        tangent = numerical_aperture / math.sqrt(immersion_index**2 - numerical_aperture**2)
+        farthest_um = max(abs(defocus_um), self.margin_pixels * object_pixel_um / tangent)
+        # What an optimiser may reach, each alone: the samples of the scene go on resolving the PSF, the window holding
+        # it, and no more light comes than was given.
         self.parameter_domain: dict[str, tuple[float | None, float | None]] = {
-            "wavelength_nm": (4e3 * sample_um * numerical_aperture, None),
-            "numerical_aperture": (1e-3, min(0.999 * immersion_index, 0.25e-3 * wavelength_nm / sample_um)),
+            "wavelength_nm": (4e3 * sample_um * numerical_aperture, spread * wavelength_nm),
+            "numerical_aperture": (
+                numerical_aperture / spread,
+                min(0.999 * immersion_index, 0.25e-3 * wavelength_nm / sample_um),
+            ),
             "immersion_index": (max(1.0, 1.001 * numerical_aperture), 2.0),
-            "object_pixel_um": (1e-3, coarsest_um * self.oversampling),
-            "emitted_photons": (0.0, None),
-            "efficiency": (0.0, 1.0),
+            "object_pixel_um": (object_pixel_um / spread, coarsest_um * self.oversampling),
+            "defocus_um": (-farthest_um, farthest_um),
+            "emitted_photons": (0.0, emitted_photons),
+            "efficiency": (0.0, efficiency),
             "background_electrons": (0.0, None),
+        }
+        self.parameter_scale: dict[str, float] = {
+            "wavelength_nm": 0.3 * wavelength_nm,
+            "numerical_aperture": 0.2 * numerical_aperture,
+            "immersion_index": 0.2,
+            "object_pixel_um": 0.3 * object_pixel_um,
+            "defocus_um": 1e-3 * wavelength_nm * immersion_index / numerical_aperture**2,
+            "zernike_waves": 0.25,
+            "pupil_phase_waves": 0.25,
+            "emitted_photons": share_of(emitted_photons, 0.3),
+            "efficiency": share_of(efficiency, 0.3),
+            "background_electrons": max(background_electrons, 5.0),
         }
         hold(self, values, learn)
 
@@ -176,23 +203,29 @@ class FluorescenceMicroscope(nn.Module):
         # Without the difference of nearly equal numbers that a small aperture would make.
         return 0.5 * sine_squared / (1 + (1 - sine_squared).clamp(min=1e-12).sqrt())
 
-    def forward(self, scene: Tensor | np.ndarray) -> Tensor:
-        """Mean photo-electrons (batch, 1, row, column) of `scene`.
+    def A(self, scene: Tensor | np.ndarray) -> Tensor:
+        """Photo-electrons (batch, 1, row, column) of the light of `scene` alone.
 
         Raises:
             ValueError: the scene is too small, or not a whole number of pixels.
         """
-        scene = as_planes("scene", scene, channels=1)
-        smallest, _ = self.scene_shape((1, 1))
-        if min(scene.shape[-2:]) < smallest:
-            raise ValueError(f"scene: need at least {smallest} rows and columns, got {tuple(scene.shape)}")
-        irradiance = ops.psf_convolve(scene, self.psf().to(scene.dtype), mode="valid")
-        return sensor.photoelectrons(
-            sensor.integrate_pixels(irradiance, self.oversampling),
-            exposure_photons=(self.emitted_photons * self.collected_share()).to(scene.dtype),
-            quantum_efficiency=self.efficiency.to(scene.dtype),
-            dark_electrons=self.background_electrons.to(scene.dtype),
-        )
+        least = self.scene_shape((1, 1))[0]
+        scene = check_window("scene", as_planes("scene", scene, channels=1), least=least, multiple=self.oversampling)
+        return self._electrons().to(scene.dtype) * image_on_pixels(scene, self.psf(), self.oversampling)
+
+    def A_adjoint(self, measured: Tensor | np.ndarray) -> Tensor:
+        """The adjoint of `A`: (batch, 1, row, column) of the scene."""
+        measured = as_planes("measured", measured, channels=1)
+        return adjoint_image_on_pixels(self._electrons().to(measured.dtype) * measured, self.psf(), self.oversampling)
+
+    def forward(self, scene: Tensor | np.ndarray) -> Tensor:
+        """Mean photo-electrons (batch, 1, row, column) of `scene`: `A(scene)`, never negative, and the background."""
+        light = self.A(scene)
+        return light.clamp(min=0) + self.background_electrons.to(light.dtype)
+
+    def _electrons(self) -> Tensor:
+        """Photo-electrons of a pixel on which the scene is 1."""
+        return self.emitted_photons * self.collected_share() * self.efficiency
 
 
 def fluorescence_microscope(
@@ -211,15 +244,16 @@ def fluorescence_microscope(
     read_electrons: float = 1.6,
     pixel_um: float = 6.5,
     shape: tuple[int, int] = (32, 32),
-    margin_pixels: int = 8,
+    margin_pixels: int = 12,
     n_scenes: int = 256,
-    scenes: Tensor | None = None,
+    scenes: Tensor | np.ndarray | None = None,
     learn: tuple[str, ...] = (),
 ) -> ImagingSystem:
     """A 20 x 0.75 air objective before 6.5 um pixels: z = N + n, N ~ Poisson(photons PSF * scene + background).
 
     Designs: "in_focus"; "defocused" by 3 um; "small_aperture", NA 0.4, which also collects a quarter of the light;
-    "astigmatic", 0.15 waves rms of Noll 6. What is given replaces what the design sets.
+    "astigmatic", 0.15 waves rms of Noll 6. Compared at equal emission and exposure, not at equal light on the camera.
+    What is given replaces what the design sets.
 
     Args:
         emitted_photons: per pixel's area and exposure into all directions, where the scene is 1; the objective takes
@@ -232,15 +266,16 @@ def fluorescence_microscope(
     Reference: Gibson and Lanni 1989, doi:10.1364/JOSAA.6.001969; camera: data sheet of Hamamatsu ORCA-Flash4.0 V3
         (6.5 um, peak quantum efficiency 82 %, read noise 1.6 electrons rms).
     """
-    if design not in get_args(FluorescenceDesign):
-        raise ValueError(f"design: need one of {get_args(FluorescenceDesign)}, got {design!r}")
-    if specimen not in get_args(Specimen):
-        raise ValueError(f"specimen: need one of {get_args(Specimen)}, got {specimen!r}")
+    check_choice("design", design, get_args(FluorescenceDesign))
+    check_choice("specimen", specimen, get_args(Specimen))
+    shape, n_scenes = check_shape(shape), check_count("n_scenes", n_scenes)
     if numerical_aperture is None:
         numerical_aperture = 0.4 if design == "small_aperture" else 0.75
+    object_pixel_um = check_positive("pixel_um", pixel_um) / check_positive("magnification", magnification)
+    check_positive("wavelength_nm", wavelength_nm)
+    check_positive("immersion_index", immersion_index)
     # The finer samples serve every design, so that all see the same scenes.
-    object_pixel_um = pixel_um / magnification
-    finest = max(numerical_aperture, 0.75 if immersion_index < 1.2 else 0.0)
+    finest = max(check_positive("numerical_aperture", numerical_aperture), 0.75 if immersion_index < 1.2 else 0.0)
     encoder = FluorescenceMicroscope(
         wavelength_nm=wavelength_nm,
         numerical_aperture=numerical_aperture,
@@ -256,7 +291,15 @@ def fluorescence_microscope(
         margin_pixels=margin_pixels,
         learn=learn,
     )
-    if scenes is None:
+    noise = PoissonGaussianNoise(read_std=check_positive("read_electrons", read_electrons))
+    if scenes is not None:
+        scenes = check_window(
+            "scenes",
+            check_scenes(scenes, channels=1),
+            least=encoder.scene_shape((1, 1))[0],
+            multiple=encoder.oversampling,
+        )
+    else:
         generator = torch.Generator().manual_seed(0)
         size, sample_um = encoder.scene_shape(shape), object_pixel_um / encoder.oversampling
         if specimen == "nuclei":
@@ -265,4 +308,4 @@ def fluorescence_microscope(
             area = encoder.oversampling**2
             count = max(1, math.prod(size) // (64 * area))
             scenes = points(n_scenes, size, count=count, flux=(area, 10.0 * area), generator=generator)
-    return ImagingSystem(encoder, PoissonGaussianNoise(read_std=read_electrons), scenes)
+    return ImagingSystem(encoder, noise, scenes)

@@ -15,6 +15,15 @@ from bitlens.encoders import coherent_imaging, sensor
 from bitlens.encoders.detector import Values, as_planes, as_values, hold, within
 from bitlens.encoders.linear import channels_to_complex, complex_to_channels
 from bitlens.noise import PoissonGaussianNoise
+from bitlens.systems._checks import check_count, check_scenes, check_shape
+from bitlens.systems._wave_checks import (
+    check_choice,
+    check_positive,
+    check_window,
+    numbers_within,
+    share_of,
+    zernike_terms,
+)
 from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
 
 PtychographyDesign = Literal["dense_array", "sparse_array", "on_axis"]
@@ -91,61 +100,89 @@ class FourierPtychography(nn.Module):
             ValueError: a number out of its range, samples too coarse, or an unknown name in `learn`.
         """
         super().__init__()
+        self.upsampling = check_count("upsampling", upsampling)
+        self.pixel_samples = check_count("pixel_samples", pixel_samples)
+        self.margin_pixels = check_count("margin_pixels", margin_pixels, least=0)
+        if upsampling % pixel_samples:
+            raise ValueError(f"upsampling: need a multiple of pixel_samples = {pixel_samples}, got {upsampling}")
+        values = numbers_within(
+            {
+                "wavelength_nm": (wavelength_nm, 1.0, math.inf),
+                "numerical_aperture": (numerical_aperture, 1e-3, 0.999),
+                "led_height_mm": (led_height_mm, 1e-3, math.inf),
+                "defocus_um": (defocus_um, -math.inf, math.inf),
+                "photons": (photons, 0.0, math.inf),
+                "dark_electrons": (dark_electrons, 0.0, math.inf),
+            }
+        )
+        coarsest_um = 0.5e-3 * wavelength_nm / numerical_aperture * pixel_samples
+        values |= numbers_within({"object_pixel_um": (object_pixel_um, 1e-3, coarsest_um)})
         position = as_values("led_position_mm", led_position_mm, "(LED, 2)", (2,)).double()
         if position.shape[1] != 2:
             raise ValueError(f"led_position_mm: need shape (LED, 2), got {tuple(position.shape)}")
-        gain = torch.ones(len(position)) if led_gain is None else led_gain
-        numbers: dict[str, tuple[float, float, float]] = {
-            "wavelength_nm": (wavelength_nm, 1.0, math.inf),
-            "numerical_aperture": (numerical_aperture, 1e-3, 0.999),
-            "object_pixel_um": (object_pixel_um, 1e-3, 0.5e-3 * wavelength_nm / numerical_aperture * pixel_samples),
-            "led_height_mm": (led_height_mm, 1e-3, math.inf),
-            "defocus_um": (defocus_um, -math.inf, math.inf),
-            "photons": (photons, 0.0, math.inf),
-            "dark_electrons": (dark_electrons, 0.0, math.inf),
-        }
-        values = {
-            name: within(name, as_values(name, value, "a number", (0,)).double(), low, high)
-            for name, (value, low, high) in numbers.items()
-        }
         values["led_position_mm"] = position
+        gain = torch.ones(len(position)) if led_gain is None else led_gain
         values["led_gain"] = within("led_gain", as_values("led_gain", gain, "(LED,)", (1,)).double(), 0.0)
         if values["led_gain"].shape != position.shape[:1]:
             raise ValueError(f"led_gain: need one of {len(position)} LEDs, got {tuple(values['led_gain'].shape)}")
-        self.zernike_indices = tuple(zernike_waves or (5, 6))
-        terms = list((zernike_waves or {5: 0.0, 6: 0.0}).values())
-        values["zernike_waves"] = torch.tensor(terms, dtype=torch.float64)
-        for name, number, least in (
-            ("upsampling", upsampling, 1),
-            ("pixel_samples", pixel_samples, 1),
-            ("margin_pixels", margin_pixels, 0),
-        ):
-            if number < least:
-                raise ValueError(f"{name}: need at least {least}, got {number}")
-        if upsampling % pixel_samples:
-            raise ValueError(f"upsampling: need a multiple of pixel_samples = {pixel_samples}, got {upsampling}")
-        self.upsampling, self.pixel_samples, self.margin_pixels = upsampling, pixel_samples, margin_pixels
-        widest = 0.5e-3 * wavelength_nm * upsampling / object_pixel_um - numerical_aperture
-        farthest_mm = led_height_mm * widest / math.sqrt(1 - widest**2) if 0 < widest < 1 else None
-        # What an optimiser may reach, each alone: the pixels must go on sampling the field.
-        self.parameter_domain: dict[str, tuple[float | None, float | None]] = {
-            "wavelength_nm": (2e3 * object_pixel_um / pixel_samples * numerical_aperture, None),
-            "numerical_aperture": (1e-3, min(0.999, 0.5e-3 * wavelength_nm / object_pixel_um * pixel_samples)),
-            "object_pixel_um": (1e-3, 0.5e-3 * wavelength_nm / numerical_aperture * pixel_samples),
-            "led_position_mm": (None if farthest_mm is None else -farthest_mm, farthest_mm),
-            "led_height_mm": (1e-3, None),
-            "led_gain": (0.0, None),
-            "photons": (0.0, None),
-            "dark_electrons": (0.0, None),
-        }
-        hold(self, values, learn)
-        reach = float(self.illumination().detach().abs().max()) + 1e3 * numerical_aperture / wavelength_nm
-        coarsest_um = 0.5 / reach
-        if object_pixel_um / upsampling > coarsest_um * (1 + 1e-9):
+        self.zernike_indices, values["zernike_waves"] = zernike_terms(zernike_waves, (5, 6))
+        # Along one axis: the farthest LED, its sine, and the largest sine that the samples of the scene resolve.
+        outermost_mm = float(position.abs().max())
+        sine = float((position / torch.hypot(position.norm(dim=1, keepdim=True), values["led_height_mm"])).abs().max())
+        scene_um = object_pixel_um / upsampling
+        finest_um = 0.5e-3 * wavelength_nm / (sine + numerical_aperture)
+        if scene_um > finest_um * (1 + 1e-9):
             raise ValueError(
-                f"upsampling: need at least {math.ceil(object_pixel_um / coarsest_um)} samples per pixel of "
+                f"upsampling: need at least {math.ceil(object_pixel_um / finest_um)} samples per pixel of "
                 f"{object_pixel_um} um for what the outermost LED shows, got {upsampling}"
             )
+        resolved = 0.5e-3 * wavelength_nm / scene_um
+        widest = min(resolved - numerical_aperture, 0.999)
+        slope = widest / math.sqrt(1 - widest**2)
+        depth_um = 1e-3 * wavelength_nm / numerical_aperture**2
+        # The object is periodic: what is out of focus spreads by no more than the margin.
+        margin_um = self.margin_pixels * object_pixel_um
+        farthest_um = max(abs(defocus_um), depth_um, margin_um * math.sqrt(1 / numerical_aperture**2 - 1))
+        # What an optimiser may reach, each alone: pixels and samples of the scene go on resolving what the pupil and
+        # the outermost LED show, and no LED becomes brighter.
+        self.parameter_domain: dict[str, tuple[float | None, float | None]] = {
+            "wavelength_nm": (
+                max(wavelength_nm * object_pixel_um / coarsest_um, wavelength_nm * min(1.0, scene_um / finest_um)),
+                2 * wavelength_nm,
+            ),
+            "numerical_aperture": (
+                0.1 * numerical_aperture,
+                max(
+                    numerical_aperture,
+                    min(0.999, 0.5e-3 * wavelength_nm / object_pixel_um * pixel_samples, resolved - sine),
+                ),
+            ),
+            "object_pixel_um": (
+                0.5 * object_pixel_um,
+                max(object_pixel_um, min(coarsest_um, finest_um * upsampling)),
+            ),
+            "led_position_mm": (-max(outermost_mm, led_height_mm * slope), max(outermost_mm, led_height_mm * slope)),
+            "led_height_mm": (min(led_height_mm, max(0.1 * led_height_mm, outermost_mm / slope)), 2 * led_height_mm),
+            "led_gain": (0.0, float(values["led_gain"].max())),
+            "defocus_um": (-farthest_um, farthest_um),
+            "photons": (0.0, photons),
+            "dark_electrons": (0.0, None),
+        }
+        self.parameter_scale: dict[str, float] = {
+            "wavelength_nm": 0.1 * wavelength_nm,
+            "numerical_aperture": 0.2 * numerical_aperture,
+            "object_pixel_um": 0.1 * object_pixel_um,
+            # A quarter of the pupil's radius.
+            "led_position_mm": 0.25 * led_height_mm * numerical_aperture,
+            "led_height_mm": 0.2 * led_height_mm,
+            "led_gain": 0.3,
+            "defocus_um": depth_um,
+            "zernike_waves": 0.25,
+            "photons": share_of(photons, 0.3),
+            # A tenth of the light of a brightfield image.
+            "dark_electrons": max(dark_electrons, share_of(photons, 0.1) / len(position)),
+        }
+        hold(self, values, learn)
 
     def scene_shape(self, shape: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of samples of a scene that gives a measurement of `shape` pixels."""
@@ -183,13 +220,9 @@ class FourierPtychography(nn.Module):
         Raises:
             ValueError: not a pair of channels, a scene too small, or not a whole number of pixels.
         """
-        scene = as_planes("scene", scene, channels=2)
+        least = self.scene_shape((1, 1))[0]
+        scene = check_window("scene", as_planes("scene", scene, channels=2), least=least, multiple=self.upsampling)
         sizes, samples = scene.shape[-2:], self.upsampling // self.pixel_samples
-        if min(sizes) < self.scene_shape((1, 1))[0] or any(size % self.upsampling for size in sizes):
-            raise ValueError(
-                f"scene: need rows and columns that are multiples of upsampling = {self.upsampling} and at least "
-                f"{self.scene_shape((1, 1))[0]}, got {tuple(scene.shape)}"
-            )
         if not len(scene):
             # Transforms of no fields at all are refused; the shape is that of one.
             return self.forward(scene.new_zeros((1, *scene.shape[1:])))[:0]
@@ -235,13 +268,14 @@ def fourier_ptychography(
     upsampling: int = 2,
     margin_pixels: int = 4,
     n_scenes: int = 128,
-    scenes: Tensor | None = None,
+    scenes: Tensor | np.ndarray | None = None,
     learn: tuple[str, ...] = (),
 ) -> ImagingSystem:
     """Cells under 2 x 0.1 NA, LEDs 80 mm off: z_n = N + e, N ~ Poisson(photons |F^-1{P O(u - k_n / 2 pi)}|^2 + dark).
 
     Designs: "dense_array", 5 x 5 LEDs 4 mm apart, neighbours 0.05 NA; "sparse_array", 3 x 3 LEDs 8 mm apart, the same
-    reach with less overlap; "on_axis", one LED. All have the same time of exposure in all, shared evenly.
+    reach with less overlap; "on_axis", one LED. All have the same time of exposure in all, shared evenly, with LEDs of
+    one brightness: not equal light, of which dark fields let hardly any pass.
 
     Args:
         photons: photo-electrons per pixel of an empty brightfield over the whole time.
@@ -253,8 +287,9 @@ def fourier_ptychography(
     Reference: Zheng, Horstmeyer and Yang 2013, doi:10.1038/nphoton.2013.187 (2 x objective, LEDs 4 mm apart, about 8 cm
         below the sample); pixels and NA: UConn open data set (0.1, 1.845 um); read noise assumed.
     """
-    if design not in get_args(PtychographyDesign):
-        raise ValueError(f"design: need one of {get_args(PtychographyDesign)}, got {design!r}")
+    check_choice("design", design, get_args(PtychographyDesign))
+    shape, n_scenes = check_shape(shape), check_count("n_scenes", n_scenes)
+    noise = PoissonGaussianNoise(read_std=check_positive("read_electrons", read_electrons))
     encoder = FourierPtychography(
         wavelength_nm=wavelength_nm,
         numerical_aperture=numerical_aperture,
@@ -270,7 +305,14 @@ def fourier_ptychography(
         margin_pixels=margin_pixels,
         learn=learn,
     )
-    if scenes is None:
+    if scenes is not None:
+        scenes = check_window(
+            "scenes",
+            check_scenes(scenes, channels=2, lower=None),
+            least=encoder.scene_shape((1, 1))[0],
+            multiple=encoder.upsampling,
+        )
+    else:
         cells = transparent_cells(
             n_scenes,
             encoder.scene_shape(shape),
@@ -280,4 +322,4 @@ def fourier_ptychography(
             generator=torch.Generator().manual_seed(0),
         )
         scenes = complex_to_channels(torch.polar((-cells[:, :1]).exp(), cells[:, 1:]))
-    return ImagingSystem(encoder, PoissonGaussianNoise(read_std=read_electrons), scenes)
+    return ImagingSystem(encoder, noise, scenes)

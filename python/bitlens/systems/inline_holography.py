@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, final, get_args
+from collections.abc import Sequence
+from typing import Literal, final, get_args
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from bitlens.encoders import sensor
 from bitlens.encoders.detector import Values, as_planes, as_values, hold, within
 from bitlens.encoders.propagation import angular_spectrum
 from bitlens.noise import PoissonGaussianNoise
+from bitlens.systems._checks import check_count, check_scenes, check_shape
+from bitlens.systems._wave_checks import check_choice, check_positive, check_window, numbers_within, share_of
 from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
 
 HolographyDesign = Literal["near", "far", "shifted_frames"]
@@ -22,7 +24,8 @@ HolographyDesign = Literal["near", "far", "shifted_frames"]
 DESCRIPTION = SystemDescription(
     name="inline_holography",
     designs=get_args(HolographyDesign),
-    formula="z = N + n, N ~ Poisson(photons pixels(|R - sum_d propagate(contrast R scene_d, distance_d)|^2) + dark)",
+    formula="z = N + n, N ~ Poisson(photons pixels(|R - sum_d propagate(contrast R scene_d, distance + depth_d)|^2) "
+    "+ dark)",
     reference="Gabor 1948, doi:10.1038/161777a0; Brady et al. 2009, doi:10.1364/OE.17.013040",
 )
 
@@ -31,12 +34,12 @@ _DISTANCE_MM = {"near": 0.3, "far": 1.2, "shifted_frames": 0.3}
 
 @final
 class InlineHologram(nn.Module):
-    """mean = photons / frames pixels(|R + S|^2) + dark, S = -sum_d propagate(c R scene_d, distance_d).
+    """mean = photons / frames pixels(|R + S|^2) + dark, S = -sum_d propagate(c R scene_d, distance + depth_d).
 
-    R is the plane wave of the tilt, c = 1 - particle_amplitude exp(i particle_phase): what covers a sample multiplies
-    its field by 1 - c. Single scattering: no particle stands in the light of another one. Propagation by the angular
-    spectrum of what is scattered, so that no edge of the window diffracts. The source is coherent. Differentiable in
-    every number; they are held in float64.
+    distance is the nearest depth's: where it is learned all depths move together. R is the plane wave of the tilt, c =
+    1 - particle_amplitude exp(i particle_phase): what covers a sample multiplies its field by 1 - c. Single scattering:
+    no particle stands in the light of another one. Propagation by the angular spectrum of what is scattered, so that no
+    edge of the window diffracts. The source is coherent. Differentiable in every number, in float64.
 
     Shapes: scene (batch, depth, row, column), coverage 0..1, `oversampling` samples per pixel side and `margin_pixels`
     around what is measured -> (batch, frame, row, column) photo-electrons.
@@ -44,17 +47,8 @@ class InlineHologram(nn.Module):
     Reference: Brady et al. 2009, Compressive holography, doi:10.1364/OE.17.013040.
     """
 
-    parameter_domain: ClassVar[Mapping[str, tuple[float | None, float | None]]] = {
-        "distance_mm": (1e-3, None),
-        "wavelength_nm": (1.0, None),
-        "pixel_um": (0.01, None),
-        "tilt_rad": (-1.2, 1.2),
-        "particle_amplitude": (0.0, 1.0),
-        "photons": (0.0, None),
-        "dark_electrons": (0.0, None),
-    }
-
     distance_mm: Tensor
+    depth_mm: Tensor
     wavelength_nm: Tensor
     pixel_um: Tensor
     tilt_rad: Tensor
@@ -67,7 +61,8 @@ class InlineHologram(nn.Module):
     def __init__(
         self,
         *,
-        distance_mm: float | Sequence[float],
+        distance_mm: float,
+        depth_mm: Sequence[float] = (0.0,),
         wavelength_nm: float,
         pixel_um: float,
         tilt_rad: tuple[float, float] = (0.0, 0.0),
@@ -78,13 +73,14 @@ class InlineHologram(nn.Module):
         dark_electrons: float = 0.0,
         oversampling: int = 2,
         margin_pixels: int = 8,
-        pad: float = 2,
+        pad: float = 3,
         learn: Sequence[str] = (),
     ) -> None:
         """Takes numbers in the units their names state.
 
         Args:
-            distance_mm: from each depth of the scene to the sensor; one number for a single depth.
+            distance_mm: from the depth of the scene that is nearest to the sensor.
+            depth_mm: of each depth of the scene beyond the nearest one, whose own is 0; fixed, never learned.
             wavelength_nm: in the medium between object and sensor.
             tilt_rad: angles towards +row and +column at which the light runs on; shadows move by distance tan(tilt).
             shift_um: (frame, 2), by which the sensor lies off its place, along rows and columns, in each frame.
@@ -98,28 +94,66 @@ class InlineHologram(nn.Module):
             ValueError: a number out of its range, or an unknown name in `learn`.
         """
         super().__init__()
-        values = {
-            "distance_mm": within("distance_mm", _numbers("distance_mm", distance_mm, 1), 1e-6),
-            "wavelength_nm": within("wavelength_nm", _numbers("wavelength_nm", wavelength_nm, 0), 1.0),
-            "pixel_um": within("pixel_um", _numbers("pixel_um", pixel_um, 0), 1e-3),
-            "tilt_rad": within("tilt_rad", _numbers("tilt_rad", tilt_rad, 1), -1.2, 1.2),
-            "shift_um": _numbers("shift_um", shift_um, 2),
-            "particle_amplitude": within(
-                "particle_amplitude", _numbers("particle_amplitude", particle_amplitude, 0), 0.0, 1.0
-            ),
-            "particle_phase_rad": _numbers("particle_phase_rad", particle_phase_rad, 0),
-            "photons": within("photons", _numbers("photons", photons, 0), 0.0),
-            "dark_electrons": within("dark_electrons", _numbers("dark_electrons", dark_electrons, 0), 0.0),
-        }
-        if values["tilt_rad"].shape != (2,):
-            raise ValueError(f"tilt_rad: need two angles, got shape {tuple(values['tilt_rad'].shape)}")
+        self.oversampling = check_count("oversampling", oversampling)
+        self.margin_pixels = check_count("margin_pixels", margin_pixels, least=0)
+        if not pad >= 1:
+            raise ValueError(f"pad: need a number of at least 1, got {pad}")
+        self.pad = pad
+        values = numbers_within(
+            {
+                "distance_mm": (distance_mm, 1e-6, math.inf),
+                "wavelength_nm": (wavelength_nm, 1.0, math.inf),
+                "pixel_um": (pixel_um, 1e-3, math.inf),
+                "particle_amplitude": (particle_amplitude, 0.0, 1.0),
+                "particle_phase_rad": (particle_phase_rad, -math.inf, math.inf),
+                "photons": (photons, 0.0, math.inf),
+                "dark_electrons": (dark_electrons, 0.0, math.inf),
+            }
+        )
+        depth = within("depth_mm", as_values("depth_mm", depth_mm, "one number per depth", (1,)).double(), 0.0)
+        if float(depth.min()) != 0:
+            raise ValueError(f"depth_mm: need 0 for the nearest depth, got {depth.tolist()}")
+        values["shift_um"] = as_values("shift_um", shift_um, "(frame, 2)", (2,)).double()
         if values["shift_um"].shape[-1] != 2:
             raise ValueError(f"shift_um: need shape (frame, 2), got {tuple(values['shift_um'].shape)}")
-        for name, number, least in (("oversampling", oversampling, 1), ("margin_pixels", margin_pixels, 0)):
-            if number < least:
-                raise ValueError(f"{name}: need at least {least}, got {number}")
-        self.oversampling, self.margin_pixels, self.pad = oversampling, margin_pixels, pad
+        # The plane wave itself must be sampled.
+        steepest = math.asin(min(0.93, 0.5e-3 * wavelength_nm * self.oversampling / pixel_um))
+        tilt = as_values("tilt_rad", tilt_rad, "two angles", (1,)).double()
+        values["tilt_rad"] = within("tilt_rad", tilt, -steepest, steepest)
+        if tilt.shape != (2,):
+            raise ValueError(f"tilt_rad: need two angles, got shape {tuple(tilt.shape)}")
+        # Depth of focus of what the pixels resolve, lambda / NA^2 with NA = lambda / (2 pixel), and the margin.
+        focus_mm = 4 * pixel_um**2 / wavelength_nm
+        margin_um = max(1, self.margin_pixels) * pixel_um
+        tilted = min(steepest, max(float(tilt.abs().max()), math.atan(1e-3 * margin_um / distance_mm)))
+        shifted = max(float(values["shift_um"].abs().max()), margin_um)
+        # What an optimiser may reach, each alone. From half to twice the distance padding and samples, chosen for it,
+        # go on carrying the hologram; by tilt and shift shadows move over no more than the margin; light does not grow.
+        self.parameter_domain: dict[str, tuple[float | None, float | None]] = {
+            "distance_mm": (0.5 * distance_mm, 2 * distance_mm),
+            "wavelength_nm": (0.5 * wavelength_nm, 2 * wavelength_nm),
+            "pixel_um": (0.5 * pixel_um, 2 * pixel_um),
+            "tilt_rad": (-tilted, tilted),
+            "shift_um": (-shifted, shifted),
+            "particle_amplitude": (0.0, 1.0),
+            "photons": (0.0, photons),
+            "dark_electrons": (0.0, None),
+        }
+        share = min(0.1, focus_mm / distance_mm)
+        self.parameter_scale: dict[str, float] = {
+            "distance_mm": focus_mm,
+            "wavelength_nm": share * wavelength_nm,
+            "pixel_um": share * pixel_um,
+            "tilt_rad": min(0.5, 1e-3 * pixel_um / distance_mm),
+            "shift_um": pixel_um,
+            "particle_amplitude": 0.5,
+            "particle_phase_rad": 1.0,
+            "photons": share_of(photons, 0.3),
+            # A tenth of the light of a frame.
+            "dark_electrons": max(dark_electrons, share_of(photons, 0.1) / len(values["shift_um"])),
+        }
         hold(self, values, learn)
+        self.register_buffer("depth_mm", depth)
 
     def scene_shape(self, shape: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of samples of a scene that gives a measurement of `shape` pixels."""
@@ -128,11 +162,12 @@ class InlineHologram(nn.Module):
 
     def fields(self, scene: Tensor | np.ndarray) -> Tensor:
         """R + S on the sensor, complex (batch, frame, row, column), on the samples of the whole scene."""
-        scene = as_planes("scene", scene, channels=self.distance_mm.numel())
+        scene = as_planes("scene", scene, channels=len(self.depth_mm))
         dtype = torch.complex128 if scene.dtype == torch.float64 else torch.complex64
         shape = (scene.shape[-2], scene.shape[-1])
         sample_um = (self.pixel_um / self.oversampling).double()
-        distance, wavelength, shift = (x.double() for x in (self.distance_mm, self.wavelength_nm, self.shift_um))
+        distance = self.distance_mm.double() + self.depth_mm.double()
+        wavelength, shift = self.wavelength_nm.double(), self.shift_um.double()
         sine = self.tilt_rad.double().sin()
         sine_squared = (sine**2).sum()
         # Relative to the wave exp(i k z) along the axis, which propagation leaves out, as far back as the depth lies.
@@ -156,10 +191,12 @@ class InlineHologram(nn.Module):
         Raises:
             ValueError: another number of depths, a scene too small, or not a whole number of pixels.
         """
-        scene = as_planes("scene", scene, channels=self.distance_mm.numel())
-        smallest, _ = self.scene_shape((1, 1))
-        if min(scene.shape[-2:]) < smallest:
-            raise ValueError(f"scene: need at least {smallest} rows and columns, got {tuple(scene.shape)}")
+        scene = check_window(
+            "scene",
+            as_planes("scene", scene, channels=len(self.depth_mm)),
+            least=self.scene_shape((1, 1))[0],
+            multiple=self.oversampling,
+        )
         field = self.fields(scene)
         margin = self.margin_pixels * self.oversampling
         rows, columns = (size - 2 * margin for size in scene.shape[-2:])
@@ -170,14 +207,6 @@ class InlineHologram(nn.Module):
             quantum_efficiency=scene.new_ones(()),
             dark_electrons=self.dark_electrons.to(scene.dtype),
         )
-
-
-def _numbers(name: str, value: Values, n_axes: int) -> Tensor:
-    """In float64; one number where a row of them is meant is a row of one."""
-    tensor = as_values(
-        name, value, "a number" if n_axes == 0 else f"{n_axes} axes", (0, 1) if n_axes == 1 else (n_axes,)
-    )
-    return tensor.double().reshape(-1) if n_axes == 1 else tensor.double()
 
 
 def _plane_wave(
@@ -212,14 +241,15 @@ def inline_holography(
     shape: tuple[int, int] = (32, 32),
     margin_pixels: int = 8,
     n_scenes: int = 256,
-    scenes: Tensor | None = None,
+    scenes: Tensor | np.ndarray | None = None,
     learn: tuple[str, ...] = (),
 ) -> ImagingSystem:
     """Opaque particles before a bare sensor of 1.12 um pixels: z = N + n, N ~ Poisson(photons |R + S|^2 + dark).
 
     Designs: "near", 0.3 mm from the sensor to the nearest depth; "far", 1.2 mm; "shifted_frames", near, four frames of
-    a quarter of the light with the sensor half a pixel aside, for the super-resolution of pixels. What is given
-    replaces what the design sets.
+    a quarter of the light with the sensor half a pixel aside, for the super-resolution of pixels: all at equal light.
+    What is given replaces what the design sets. The window of the propagation is padded such that what
+    it cuts off stays below 7 % of the designs' holograms, a fifth of their shot noise.
 
     Args:
         distance_mm, depth_spacing_mm: of the nearest depth, and from each to the next.
@@ -231,16 +261,23 @@ def inline_holography(
     Reference: Gabor 1948, doi:10.1038/161777a0; numbers: Greenbaum et al. 2012, Nat. Methods 9, 889,
         doi:10.1038/nmeth.2114 (pixels of 1.12 um, object below 1 mm, sub-pixel shifts).
     """
-    if design not in get_args(HolographyDesign):
-        raise ValueError(f"design: need one of {get_args(HolographyDesign)}, got {design!r}")
-    if n_depths < 1:
-        raise ValueError(f"n_depths: need at least 1, got {n_depths}")
+    check_choice("design", design, get_args(HolographyDesign))
+    shape, n_scenes = check_shape(shape), check_count("n_scenes", n_scenes)
+    n_depths, margin_pixels = check_count("n_depths", n_depths), check_count("margin_pixels", margin_pixels, least=0)
+    check_positive("pixel_um", pixel_um)
+    check_positive("wavelength_nm", wavelength_nm)
+    noise = PoissonGaussianNoise(read_std=check_positive("read_electrons", read_electrons))
+    nearest = check_positive("distance_mm", _DISTANCE_MM[design] if distance_mm is None else distance_mm)
+    depths = [index * check_positive("depth_spacing_mm", depth_spacing_mm) for index in range(n_depths)]
     if shift_um is None:
         half = pixel_um / 2 if design == "shifted_frames" else 0.0
         shift_um = [(0.0, 0.0), (0.0, half), (half, 0.0), (half, half)] if half else [(0.0, 0.0)]
-    nearest = _DISTANCE_MM[design] if distance_mm is None else distance_mm
+    # Beside the two windows that a wave leads from and to, two zones of Fresnel's.
+    half_um = 0.5 * pixel_um * (min(shape) + 2 * margin_pixels)
+    pad = math.ceil(2 + max(1.0, 2 * math.sqrt(wavelength_nm * (nearest + depths[-1])) / half_um))
     encoder = InlineHologram(
-        distance_mm=[nearest + index * depth_spacing_mm for index in range(n_depths)],
+        distance_mm=nearest,
+        depth_mm=depths,
         wavelength_nm=wavelength_nm,
         pixel_um=pixel_um,
         tilt_rad=tilt_rad,
@@ -250,9 +287,19 @@ def inline_holography(
         photons=photons,
         dark_electrons=0.1,
         margin_pixels=margin_pixels,
+        pad=pad,
         learn=learn,
     )
-    if scenes is None:
+    if scenes is not None:
+        scenes = check_window(
+            "scenes",
+            check_scenes(scenes, channels=n_depths),
+            least=encoder.scene_shape((1, 1))[0],
+            multiple=encoder.oversampling,
+        )
+        if float(scenes.max()) > 1:
+            raise ValueError(f"scenes: need coverage of at most 1, got {float(scenes.max()):g}")
+    else:
         scenes = particles(
             n_scenes,
             n_depths,
@@ -262,4 +309,4 @@ def inline_holography(
             per_mm2=3000,
             generator=torch.Generator().manual_seed(0),
         )
-    return ImagingSystem(encoder, PoissonGaussianNoise(read_std=read_electrons), scenes)
+    return ImagingSystem(encoder, noise, scenes)

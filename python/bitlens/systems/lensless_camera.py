@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, final, get_args
+from typing import Literal, final, get_args
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from bitlens.encoders import LinearEncoder, angular_spectrum, gaussian_filter, i
 from bitlens.encoders.convolution import adjoint_psf, never_below_zero
 from bitlens.encoders.detector import Values, as_planes, as_values, hold, within
 from bitlens.noise import PoissonGaussianNoise
+from bitlens.systems._camera_scenes import check_relative_light
+from bitlens.systems._checks import check_count, check_scenes, check_shape
 from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
 
 LenslessDesign = Literal["lens", "lenslets", "diffuser", "coded_mask"]
@@ -27,6 +29,11 @@ DESCRIPTION = SystemDescription(
     formula="z = N + n, N ~ Poisson(photons sum_d PSF_d * scene_d), PSF_d = pixels(|propagate(mask wave_d)|^2)",
     reference="Antipa et al. 2018, DiffuserCam, doi:10.1364/OPTICA.5.000001; Asif et al. 2017, arXiv:1509.00116",
 )
+
+
+# Of the light that passes the mask, at most this share may leave the PSF's window. An aperture of a few pixels loses
+# some per cent of what it diffracts at any useful distance.
+_LARGEST_LOSS = 0.1
 
 
 @final
@@ -43,13 +50,6 @@ class LenslessCamera(LinearEncoder):
 
     Reference: Antipa et al. 2018, doi:10.1364/OPTICA.5.000001.
     """
-
-    parameter_domain: ClassVar[Mapping[str, tuple[float | None, float | None]]] = {
-        "amplitude": (0.0, 1.0),
-        "distance_mm": (1e-2, None),
-        "wavelength_nm": (1.0, None),
-        "exposure_photons": (0.0, None),
-    }
 
     height_um: Tensor
     amplitude: Tensor
@@ -110,6 +110,71 @@ class LenslessCamera(LinearEncoder):
         self.depths_mm = tuple(float(depth) for depth in depths_mm)
         _check_depths(self.depths_mm, 0.5 * max(size) * self.sample_um, self.sample_um, wavelength_nm)
         hold(self, values, learn)
+        # Shorter waves than this turn by more than half a period between two samples of the relief.
+        steps_um = (values["height_um"].diff(dim=dim).abs().amax() for dim in (0, 1) if size[dim] > 1)
+        steepest_um = max((float(step) for step in steps_um), default=0.0)
+        nearest_mm = min(self.depths_mm)
+        coarse_nm = max(2e3 * abs(refractive_index - 1) * steepest_um, max(size) * self.sample_um**2 / nearest_mm)
+        self._shortest_nm = min(max(coarse_nm, 1.0), wavelength_nm)
+        self._most_photons = float(exposure_photons)
+        self.parameter_scale: Mapping[str, float] = {
+            "height_um": 1e-3 * wavelength_nm,
+            "amplitude": 1.0,
+            "distance_mm": float(distance_mm),
+            "wavelength_nm": wavelength_nm,
+            "exposure_photons": 0.3 * self._most_photons,
+        }
+
+    @property
+    def parameter_domain(self) -> Mapping[str, tuple[float | None, float | None]]:
+        """What an optimiser may reach: no more photons, waves that the relief's samples hold, light within the window.
+
+        The PSF is periodic in its window: light that diffraction and relief send past its edge would come back at the
+        other. The distance ends where that is a tenth, with the mask as it is and to 4 %. The wavelength, which spreads
+        light as the distance does, ends at as many times its value, and at half or twice, for which the index serves.
+        """
+        distance, wavelength = (float(value.detach()) for value in (self.distance_mm, self.wavelength_nm))
+        room = self._room()
+        return {
+            "amplitude": (0.0, 1.0),
+            "distance_mm": (min(1e-2, distance), room * distance),
+            "wavelength_nm": (max(self._shortest_nm, 0.5 * wavelength), min(room, 2.0) * wavelength),
+            "exposure_photons": (0.0, self._most_photons),
+        }
+
+    @torch.no_grad()
+    def light_outside_window(self, distance_mm: float | None = None) -> float:
+        """Share of what the mask passes that falls beyond the PSF's window: the most of all depths, by default here.
+
+        From a propagation on twice the window: what the band limit lets pass goes at most a window's width aside, too
+        little to come back, and what it cuts off goes further.
+        """
+        distance = self.distance_mm if distance_mm is None else distance_mm
+        field = self._behind_mask().to(torch.complex64)
+        rows, columns = field.shape[-2:]
+        wide = angular_spectrum(
+            _centred(field, (2 * rows, 2 * columns)),
+            distance_mm=distance,
+            wavelength_nm=self.wavelength_nm,
+            sample_um=self.sample_um,
+            pad=1,
+        )
+        top, left = rows // 2, columns // 2
+        within = wide[..., top : top + rows, left : left + columns]
+        passed = field.abs().square().sum(dim=(-2, -1))
+        inside = within.abs().square().sum(dim=(-2, -1))
+        return float((1 - inside / passed.clamp(min=1e-30)).max())
+
+    def _room(self) -> float:
+        """How many times as far the sensor may be, in steps of 4 %, at least once and at most 64 times."""
+        distance, near, far = float(self.distance_mm.detach()), 0, 106
+        while far - near > 1:
+            middle = (near + far) // 2
+            if self.light_outside_window(distance * 1.04**middle) <= _LARGEST_LOSS:
+                near = middle
+            else:
+                far = middle
+        return 1.04**near
 
     @property
     def sample_um(self) -> float:
@@ -118,11 +183,12 @@ class LenslessCamera(LinearEncoder):
 
     def psf(self) -> Tensor:
         """(depth, *psf_pixels), origin in the middle, float64: what a point on the axis at each depth leaves."""
-        relief = phase_mask(self.height_um, refractive_index=self.refractive_index, wavelength_nm=self.wavelength_nm)
-        rows, columns = (n * self.oversampling for n in self.psf_pixels)
-        field = _centred(self.amplitude * relief, (rows, columns)) * self._waves(rows, columns)
         field = angular_spectrum(
-            field, distance_mm=self.distance_mm, wavelength_nm=self.wavelength_nm, sample_um=self.sample_um, pad=1
+            self._behind_mask(),
+            distance_mm=self.distance_mm,
+            wavelength_nm=self.wavelength_nm,
+            sample_um=self.sample_um,
+            pad=1,
         )
         share = (field.real**2 + field.imag**2) / self.height_um.numel()
         return integrate_pixels(_about_middle(share, self.oversampling), self.oversampling) * self.oversampling**2
@@ -138,6 +204,12 @@ class LenslessCamera(LinearEncoder):
         measured = as_planes("measured", measured, channels=1)
         psf = (self.exposure_photons * self.psf()).to(measured.dtype)[:, None]
         return ops.psf_convolve_channels(measured, adjoint_psf(psf, "same"))
+
+    def _behind_mask(self) -> Tensor:
+        """The field of each depth's point on the axis, complex (depth, row, column), over the PSF's window."""
+        relief = phase_mask(self.height_um, refractive_index=self.refractive_index, wavelength_nm=self.wavelength_nm)
+        rows, columns = (n * self.oversampling for n in self.psf_pixels)
+        return _centred(self.amplitude * relief, (rows, columns)) * self._waves(rows, columns)
 
     def _waves(self, rows: int, columns: int) -> Tensor:
         """exp(i pi r^2 / (wavelength z)) (depth, row, column) over the window, r from its middle."""
@@ -163,7 +235,7 @@ def lensless_camera(
     read_std: float = 1.5,
     shape: tuple[int, int] = (64, 64),
     n_scenes: int = 256,
-    scenes: Tensor | None = None,
+    scenes: Tensor | np.ndarray | None = None,
     learn: tuple[str, ...] = (),
 ) -> ImagingSystem:
     """mean = photons sum_d PSF_d * scene_d: a mask of half the sensor's size, 8 mm before pixels of 26 um.
@@ -174,7 +246,9 @@ def lensless_camera(
 
     Args:
         pixel_um: 6.5 um binned 4 x 4. depths_mm: of the scene's planes, from the mask.
-        photons: photo-electrons of a scene sample of 1 through the open mask; the coded one passes half of it.
+        distance_mm: at which at most a tenth of the light leaves the PSF's window, twice the mask's size.
+        photons: photo-electrons of a scene sample of 1 through the open mask; the coded one passes half of it, compared
+            at equal exposure, not equal light.
         mask_pixels: rows and columns of the mask, in pixels; default half of `shape`.
         shape: rows and columns of the sensor and of the default scenes: bundled images, dark around, one per depth.
         learn: "height_um" (relief), "amplitude", "distance_mm", "wavelength_nm", "exposure_photons".
@@ -184,8 +258,17 @@ def lensless_camera(
     """
     if design not in get_args(LenslessDesign):
         raise ValueError(f"design: need one of {get_args(LenslessDesign)}, got {design!r}")
+    shape, n_scenes = check_shape(shape), check_count("n_scenes", n_scenes)
+    if scenes is not None:
+        check_relative_light(scenes)
+        scenes = check_scenes(scenes, channels=len(depths_mm))
     distance = (1.0 if design == "coded_mask" else 8.0) if distance_mm is None else distance_mm
-    pixels = mask_pixels or (max(shape[0] // 2, 1), max(shape[1] // 2, 1))
+    lengths = {"distance_mm": distance, "pixel_um": pixel_um, "wavelength_nm": wavelength_nm}
+    for name, value in (lengths | {"bump_um": bump_um, "feature_um": feature_um}).items():
+        _positive(name, value)
+    n_lenslets = check_count("n_lenslets", n_lenslets)
+    pixels = (max(shape[0] // 2, 1), max(shape[1] // 2, 1))
+    pixels = pixels if mask_pixels is None else check_shape(mask_pixels, "mask_pixels")
     generator = torch.Generator().manual_seed(0)
     half_um = 0.5 * pixel_um * torch.tensor(pixels, dtype=torch.float64)
     places = torch.zeros(1, 2, dtype=torch.float64)
@@ -221,6 +304,12 @@ def lensless_camera(
         exposure_photons=photons,
         learn=learn,
     )
+    outside = encoder.light_outside_window()
+    if outside > _LARGEST_LOSS:
+        raise ValueError(
+            f"distance_mm: need one from which at most {100 * _LARGEST_LOSS:g} % of the light leaves the PSF's window "
+            f"of {encoder.psf_pixels} pixels, got {distance:g} with {100 * outside:.0f} %"
+        )
     if scenes is None:
         n_depths = len(encoder.depths_mm)
         patches = scene_patches(n_scenes * n_depths, max(shape), generator=generator).scenes[
@@ -325,7 +414,7 @@ def _widest_um(half_um: Tensor, places_um: Tensor) -> float:
 
 def _centred(field: Tensor, window: tuple[int, int]) -> Tensor:
     """`field` with zeros around it, as many on either side."""
-    before = [(size - n) // 2 for size, n in zip(window, field.shape, strict=True)]
+    before = [(size - n) // 2 for size, n in zip(window, field.shape[-2:], strict=True)]
     return pad(field, (before[1], before[1], before[0], before[0]))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from bitlens.encoders import LinearEncoder, complex_to_channels
 from bitlens.encoders.fourier_sampling import CartesianSampling, birdcage_sensitivities
 from bitlens.encoders.nonuniform_fourier import NonuniformSampling, radial_trajectory, spiral_trajectory
 from bitlens.noise import GaussianNoise
+from bitlens.systems._checks import check_count, scenes_and_shape
 from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
 
 MRIDesign = Literal["full", "uniform", "variable_density", "radial", "spiral"]
@@ -37,18 +39,18 @@ def mri(
     calibration_share: float = 0.08,
     complex_scene: bool = False,
     n_scenes: int = 256,
-    scenes: Tensor | None = None,
+    scenes: Tensor | np.ndarray | None = None,
     learn: tuple[str, ...] = (),
 ) -> ImagingSystem:
     """z_c(k) = mask(k) F(sensitivity_c x)(k) + n, each of real and imaginary part of n ~ Normal(0, 1 / snr^2).
 
     "full": every line; "uniform": evenly spaced ones; "variable_density": random ones, denser in the middle; "radial",
-    "spiral": as many samples. A mask to learn has weights w of all lines, each standing for w^2 of a full scan's time
-    for it; they start at the root of the design's density of lines.
+    "spiral": as many samples. Equal time per line: "full" takes longer. A mask to learn has weights w of all lines,
+    each for w^2 of its time, that start at the design's density; their mean square stays 1 / acceleration.
 
     Args:
-        shape: rows, columns; default that of `scenes`, or (64, 64).
-        acceleration, coils: lines of the image over lines measured; `birdcage_sensitivities`, 1 is one coil of 1.
+        acceleration: lines of the image (`shape`, default 64 x 64) over lines measured.
+        coils: as in `birdcage_sensitivities`; 1 is one coil of 1.
         snr: of a pixel of 1 in a full scan by one coil of sensitivity 1; 20 to 50 are common in brains.
         calibration_share: of all lines, in the middle, that "variable_density" takes whole.
         complex_scene: scenes (n, 2, row, column) with a smooth phase.
@@ -58,12 +60,16 @@ def mri(
     """
     if design not in get_args(MRIDesign):
         raise ValueError(f"design: need one of {get_args(MRIDesign)}, got {design!r}")
-    if shape is None:
-        shape = (64, 64) if scenes is None else (scenes.shape[-2], scenes.shape[-1])
+    scenes, shape = scenes_and_shape(
+        scenes, shape, n_scenes, default=(64, 64), channels=2 if complex_scene else 1, lower=None
+    )
+    check_count("coils", coils)
     if not (math.isfinite(acceleration) and 1 <= acceleration <= shape[0]):
         raise ValueError(f"acceleration: need 1 to {shape[0]}, the number of lines, got {acceleration}")
     if not (math.isfinite(snr) and snr > 0):
         raise ValueError(f"snr: need a positive number, got {snr}")
+    if not 0 <= calibration_share <= 1:
+        raise ValueError(f"calibration_share: need 0 to 1, got {calibration_share}")
     maps = birdcage_sensitivities(coils, shape) if coils != 1 else None
     encoder: LinearEncoder
     if design in _CARTESIAN:
@@ -72,7 +78,12 @@ def mri(
         if not relaxed:
             mask = _lines(design, shape[0], acceleration, calibration_share)
         encoder = CartesianSampling(
-            mask, sensitivities=maps, complex_scene=complex_scene, compact=not relaxed, learn=learn
+            mask,
+            sensitivities=maps,
+            complex_scene=complex_scene,
+            compact=not relaxed,
+            mean_square=float(mask.square().mean()),
+            learn=learn,
         )
     else:
         encoder = NonuniformSampling(

@@ -14,6 +14,15 @@ from bitlens.datasets.phantoms_microscopy import transparent_cells
 from bitlens.encoders import coherent_imaging, optics, pupils, sensor
 from bitlens.encoders.detector import Values, as_planes, as_values, hold, within
 from bitlens.noise import PoissonGaussianNoise
+from bitlens.systems._checks import check_count, check_scenes, check_shape
+from bitlens.systems._wave_checks import (
+    check_choice,
+    check_positive,
+    check_window,
+    numbers_within,
+    share_of,
+    zernike_terms,
+)
 from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
 
 PhaseContrastDesign = Literal["half_circles", "half_annuli", "zernike_ring", "brightfield"]
@@ -35,6 +44,8 @@ class TransferFunctions(NamedTuple):
     """Of a weak object: `background` (image,), `absorption` and `phase` (image, row, column), complex, zero at (0, 0).
 
     Intensity of image m: background_m + F^-1{absorption_m F{absorption} + phase_m F{phase}}.
+
+    Reference: Tian and Waller 2015, Opt. Express 23, 11394, sec. 2, doi:10.1364/OE.23.011394.
     """
 
     background: Tensor
@@ -106,54 +117,76 @@ class PhaseContrastMicroscope(nn.Module):
             ValueError: a number out of its range, samples too coarse, or an unknown name in `learn`.
         """
         super().__init__()
-        if model not in get_args(ObjectModel):
-            raise ValueError(f"model: need one of {get_args(ObjectModel)}, got {model!r}")
-        if margin_pixels < 0:
-            raise ValueError(f"margin_pixels: need at least 0, got {margin_pixels}")
-        ranges = {
-            "wavelength_nm": (wavelength_nm, 1.0, math.inf),
-            "numerical_aperture": (numerical_aperture, 1e-3, 0.999 * immersion_index),
-            "illumination_aperture": (illumination_aperture, 0.0, 0.999 * immersion_index),
-            "object_pixel_um": (object_pixel_um, 1e-3, math.inf),
-            "ring_amplitude": (ring_amplitude, 0.0, 1.0),
-            "ring_phase_rad": (ring_phase_rad, -math.inf, math.inf),
-            "defocus_um": (defocus_um, -math.inf, math.inf),
-            "photons": (photons, 0.0, math.inf),
-            "dark_electrons": (dark_electrons, 0.0, math.inf),
-        }
-        values = {
-            name: within(name, as_values(name, value, "a number", (0,)).double(), low, high)
-            for name, (value, low, high) in ranges.items()
-        }
+        check_choice("model", model, get_args(ObjectModel))
+        self.model, self.margin_pixels = model, check_count("margin_pixels", margin_pixels, least=0)
+        self.immersion_index = check_positive("immersion_index", immersion_index)
+        values = numbers_within(
+            {
+                "wavelength_nm": (wavelength_nm, 1.0, math.inf),
+                "numerical_aperture": (numerical_aperture, 1e-3, 0.999 * immersion_index),
+                "illumination_aperture": (illumination_aperture, 0.0, 0.999 * immersion_index),
+                "object_pixel_um": (object_pixel_um, 1e-3, math.inf),
+                "ring_amplitude": (ring_amplitude, 0.0, 1.0),
+                "ring_phase_rad": (ring_phase_rad, -math.inf, math.inf),
+                "defocus_um": (defocus_um, -math.inf, math.inf),
+                "photons": (photons, 0.0, math.inf),
+                "dark_electrons": (dark_electrons, 0.0, math.inf),
+            }
+        )
         weights = as_values("source_weights", source_weights, "(image, n, n)", (3,)).double()
         values["source_weights"] = within("source_weights", weights, 0.0, 1.0)
         if weights.shape[1] != weights.shape[2]:
             raise ValueError(f"source_weights: need shape (image, n, n), got {tuple(weights.shape)}")
-        values["ring_radii"] = within("ring_radii", torch.tensor(ring_radii, dtype=torch.float64), 0.0, 1.0)
-        if not ring_radii[0] <= ring_radii[1]:
-            raise ValueError(f"ring_radii: need the inner one first, at most the outer one, got {tuple(ring_radii)}")
-        terms = list((zernike_waves or {5: 0.0, 6: 0.0}).values())
-        values["zernike_waves"] = torch.tensor(terms, dtype=torch.float64)
-        self.zernike_indices = tuple(zernike_waves or (5, 6))
+        radii = within("ring_radii", as_values("ring_radii", ring_radii, "(inner, outer)", (1,)).double(), 0.0, 1.0)
+        if radii.shape != (2,) or not radii[0] <= radii[1]:
+            raise ValueError(f"ring_radii: need (inner, outer), the inner one at most the outer, got {radii.tolist()}")
+        values["ring_radii"] = radii
+        self.zernike_indices, values["zernike_waves"] = zernike_terms(zernike_waves, (5, 6))
         total = numerical_aperture + illumination_aperture
         coarsest_um = 0.5e-3 * wavelength_nm / total
         if object_pixel_um > coarsest_um * (1 + 1e-9):
             raise ValueError(
                 f"object_pixel_um: need at most {coarsest_um:.4g} for these apertures, got {object_pixel_um}"
             )
-        self.immersion_index, self.margin_pixels, self.model = immersion_index, margin_pixels, model
         reach = 0.5e-3 * wavelength_nm / object_pixel_um
-        # What an optimiser may reach, each alone: the pixels must go on sampling the field.
+        depth_um = 1e-3 * wavelength_nm * immersion_index / numerical_aperture**2
+        # The object is periodic: what is out of focus spreads by no more than the margin.
+        tangent = numerical_aperture / math.sqrt(immersion_index**2 - numerical_aperture**2)
+        farthest_um = max(abs(defocus_um), depth_um, self.margin_pixels * object_pixel_um / tangent)
+        # What an optimiser may reach, each alone: the pixels go on sampling the field, and no more light comes than
+        # all of the source gives.
         self.parameter_domain: dict[str, tuple[float | None, float | None]] = {
-            "wavelength_nm": (2e3 * object_pixel_um * total, None),
-            "numerical_aperture": (1e-3, min(0.999 * immersion_index, reach - illumination_aperture)),
-            "illumination_aperture": (0.0, min(0.999 * immersion_index, reach - numerical_aperture)),
-            "object_pixel_um": (1e-3, coarsest_um),
+            "wavelength_nm": (min(wavelength_nm, 2e3 * object_pixel_um * total), 2 * wavelength_nm),
+            "numerical_aperture": (
+                0.1 * numerical_aperture,
+                min(0.999 * immersion_index, max(numerical_aperture, reach - illumination_aperture)),
+            ),
+            "illumination_aperture": (
+                0.0,
+                min(0.999 * immersion_index, max(illumination_aperture, reach - numerical_aperture)),
+            ),
+            "object_pixel_um": (0.5 * object_pixel_um, max(object_pixel_um, coarsest_um)),
             "source_weights": (0.0, 1.0),
             "ring_radii": (0.0, 1.0),
             "ring_amplitude": (0.0, 1.0),
-            "photons": (0.0, None),
+            "defocus_um": (-farthest_um, farthest_um),
+            "photons": (0.0, photons),
             "dark_electrons": (0.0, None),
+        }
+        self.parameter_scale: dict[str, float] = {
+            "wavelength_nm": 0.1 * wavelength_nm,
+            "numerical_aperture": 0.2 * numerical_aperture,
+            "illumination_aperture": share_of(illumination_aperture, 0.2),
+            "object_pixel_um": 0.1 * object_pixel_um,
+            "source_weights": 0.5,
+            "ring_radii": 0.2,
+            "ring_amplitude": 0.5,
+            "ring_phase_rad": 1.0,
+            "defocus_um": depth_um,
+            "zernike_waves": 0.25,
+            "photons": share_of(photons, 0.3),
+            # A tenth of the light of an image.
+            "dark_electrons": max(dark_electrons, share_of(photons, 0.1) / len(weights)),
         }
         hold(self, values, learn)
 
@@ -220,9 +253,7 @@ class PhaseContrastMicroscope(nn.Module):
         Raises:
             ValueError: not two channels, or a scene that is too small.
         """
-        scene = as_planes("scene", scene, channels=2)
-        if min(scene.shape[-2:]) < self.scene_shape((1, 1))[0]:
-            raise ValueError(f"scene: need at least {self.scene_shape((1, 1))[0]} rows and columns, got {scene.shape}")
+        scene = check_window("scene", as_planes("scene", scene, channels=2), least=self.scene_shape((1, 1))[0])
         if not len(scene):
             # Transforms of no fields at all are refused; the shape is that of one.
             return self.forward(scene.new_zeros((1, *scene.shape[1:])))[:0]
@@ -299,14 +330,16 @@ def phase_contrast_microscope(
     shape: tuple[int, int] = (32, 32),
     margin_pixels: int = 4,
     n_scenes: int = 128,
-    scenes: Tensor | None = None,
+    scenes: Tensor | np.ndarray | None = None,
     learn: tuple[str, ...] = (),
 ) -> ImagingSystem:
     """Cells under 20 x 0.4 NA: z_m = N + n, N ~ Poisson(photons sum_s S_m(s) |F^-1{P(u + s) O(u)}|^2 + dark).
 
     Designs: "half_circles", four images of differential phase contrast; "half_annuli", the same with the outer rim of
     the source; "zernike_ring", an annular source and a ring in the pupil that passes half the amplitude and advances
-    it by a quarter wave; "brightfield". All have the same time of exposure in all, shared evenly by the images.
+    it by a quarter wave; "brightfield". All have the same time of exposure in all, shared evenly by the images, from a
+    source of one brightness: a larger area of it gives more light, so they are not compared at equal light. For that
+    divide `photons` by the mean of `source_weights` over the points of the disc.
 
     Args:
         source_weights: (image, n, n) in place of the design's 9 x 9, for example to learn.
@@ -318,14 +351,16 @@ def phase_contrast_microscope(
     Reference: Tian and Waller 2015, doi:10.1364/OE.23.011394 (an array of LEDs as the source);
         camera as in `fluorescence_microscope`: 6.5 um pixels, read noise 1.6 electrons.
     """
-    if design not in get_args(PhaseContrastDesign):
-        raise ValueError(f"design: need one of {get_args(PhaseContrastDesign)}, got {design!r}")
+    check_choice("design", design, get_args(PhaseContrastDesign))
+    shape, n_scenes = check_shape(shape), check_count("n_scenes", n_scenes)
+    noise = PoissonGaussianNoise(read_std=check_positive("read_electrons", read_electrons))
+    object_pixel_um = check_positive("pixel_um", pixel_um) / check_positive("magnification", magnification)
     ring = design == "zernike_ring"
     encoder = PhaseContrastMicroscope(
         wavelength_nm=wavelength_nm,
         numerical_aperture=numerical_aperture,
         illumination_aperture=illumination_aperture,
-        object_pixel_um=pixel_um / magnification,
+        object_pixel_um=object_pixel_um,
         source_weights=source_pattern(design) if source_weights is None else source_weights,
         ring_radii=(0.4, 0.8) if ring else (0.0, 0.0),
         ring_amplitude=(0.5 if ring else 1.0) if ring_amplitude is None else ring_amplitude,
@@ -338,13 +373,19 @@ def phase_contrast_microscope(
         margin_pixels=margin_pixels,
         learn=learn,
     )
-    if scenes is None:
+    if scenes is not None:
+        scenes = check_window(
+            "scenes", check_scenes(scenes, channels=2, lower=None), least=encoder.scene_shape((1, 1))[0]
+        )
+        if float(scenes[:, 0].min()) < 0:
+            raise ValueError(f"scenes: need absorption of at least 0, got {float(scenes[:, 0].min()):g}")
+    else:
         scenes = transparent_cells(
             n_scenes,
             encoder.scene_shape(shape),
-            sample_um=pixel_um / magnification,
+            sample_um=object_pixel_um,
             peak_phase_rad=0.5,
             absorption=0.05,
             generator=torch.Generator().manual_seed(0),
         )
-    return ImagingSystem(encoder, PoissonGaussianNoise(read_std=read_electrons), scenes)
+    return ImagingSystem(encoder, noise, scenes)

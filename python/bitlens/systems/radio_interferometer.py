@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, NamedTuple, final, get_args
+from typing import Literal, NamedTuple, final, get_args
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from bitlens.encoders import LinearEncoder
 from bitlens.encoders.detector import Values, as_planes, as_values, hold, within
 from bitlens.encoders.nonuniform_fourier import image_to_samples, samples_to_image
 from bitlens.noise import GaussianNoise
+from bitlens.systems._checks import check_count, check_shape, scenes_and_shape
 from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
 
 InterferometerDesign = Literal["y_shaped", "circle", "random", "eht2017"]
@@ -39,10 +40,12 @@ class _Array(NamedTuple):
     integration_s: float
     efficiency: float
     hours: tuple[float, ...]
+    declination_degrees: float
+    flux_jy: float
 
 
-# Antennas like those of the Very Large Array at 6 cm: one subband of 128 MHz, eight scans of a minute.
-_LOCAL = _Array(34.0787, 60.0, 310.0, 128e6, 60.0, 0.93, tuple(-3.5 + hour for hour in range(8)))
+# Antennas like those of the Very Large Array at 6 cm: one subband of 128 MHz, eight scans of a minute, of M87's place.
+_LOCAL = _Array(34.0787, 60.0, 310.0, 128e6, 60.0, 0.93, tuple(-3.5 + hour for hour in range(8)), 12.391, 0.6)
 # Event Horizon Telescope in April 2017: geocentric coordinates in metres, median zenith SEFDs in Jy.
 _EHT2017 = {
     "ALMA": ((2225061.2, -5440057.4, -2481681.2), 74.0),
@@ -55,8 +58,9 @@ _EHT2017 = {
     "SPT": ((0.01, 0.01, -6359609.7), 19300.0),
 }
 _EHT_SEFD = tuple(sefd for _, sefd in _EHT2017.values())
-# Ten minutes in every hour, by the hour angle at Greenwich; elevations choose.
-_EHT = _Array(None, 1.3203, _EHT_SEFD, 1.856e9, 600.0, 0.88, tuple(float(hour) for hour in range(24)))
+# Ten minutes in every hour, by the hour angle at Greenwich; elevations choose. Sagittarius A* is above the horizon of
+# every station at some time, the South Pole's too, which a northern source such as M87 never is.
+_EHT = _Array(None, 1.3203, _EHT_SEFD, 1.856e9, 600.0, 0.88, tuple(float(hour) for hour in range(24)), -29.008, 2.4)
 
 
 @final
@@ -71,8 +75,6 @@ class VisibilitySampling(LinearEncoder):
 
     Reference: Thompson, Moran and Swenson 2017, eq. 4.1, doi:10.1007/978-3-319-44431-4.
     """
-
-    parameter_domain: ClassVar[Mapping[str, tuple[float | None, float | None]]] = {"wavelength_mm": (1e-3, None)}
 
     stations_m: Tensor
     hour_angles_rad: Tensor
@@ -114,7 +116,7 @@ class VisibilitySampling(LinearEncoder):
         for name, value in (("wavelength_mm", float(wavelength)), ("pixel_rad", pixel_rad)):
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name}: need a positive number, got {value}")
-        self.shape, self.pixel_rad = (int(shape[0]), int(shape[1])), float(pixel_rad)
+        self.shape, self.pixel_rad = check_shape(shape), float(pixel_rad)
         self.latitude_rad = None if latitude_degrees is None else math.radians(latitude_degrees)
         self.declination_rad = float(declination_rad)
         hold(self, {"stations_m": stations, "hour_angles_rad": hours, "wavelength_mm": wavelength}, learn)
@@ -126,6 +128,20 @@ class VisibilitySampling(LinearEncoder):
             raise ValueError("lowest_elevation_rad: need a pair that sees the source at some time, got none")
         self.register_buffer("pairs", torch.stack((first[pair], second[pair]), -1))
         self.register_buffer("times", times)
+        longest, metres = float(torch.pdist(stations).max()) or 1.0, 1e-3 * float(wavelength)
+        # A cell of (u, v), in which the phase of a source that fills the field turns once.
+        cell = metres / (max(self.shape) * self.pixel_rad)
+        self.parameter_scale: Mapping[str, float] = {
+            "stations_m": cell,
+            "hour_angles_rad": cell / longest,
+            "wavelength_mm": float(wavelength) * cell / longest,
+        }
+        # Of half a cycle per pixel at most, unless there is more from the start; centred stations of twice that apart.
+        reach = max(metres / (4 * self.pixel_rad), float(stations.abs().max()))
+        self.parameter_domain: Mapping[str, tuple[float | None, float | None]] = {
+            "stations_m": (-reach, reach),
+            "wavelength_mm": (min(float(wavelength), 2e3 * self.pixel_rad * longest), None),
+        }
 
     def elevation_rad(self) -> Tensor:
         """Of the source above the horizon of each station on a sphere, (time, station)."""
@@ -175,7 +191,7 @@ def radio_interferometer(
     shape: tuple[int, int] | None = None,
     n_stations: int = 9,
     extent_m: float = 1000.0,
-    declination_degrees: float = 12.391,
+    declination_degrees: float | None = None,
     hour_angles_h: Sequence[float] | None = None,
     wavelength_mm: float | None = None,
     pixel_rad: float | None = None,
@@ -184,31 +200,31 @@ def radio_interferometer(
     integration_s: float | None = None,
     efficiency: float | None = None,
     lowest_elevation_degrees: float = 10.0,
-    flux_jy: float = 0.6,
+    flux_jy: float | None = None,
     n_scenes: int = 256,
-    scenes: Tensor | None = None,
+    scenes: Tensor | np.ndarray | None = None,
     learn: tuple[str, ...] = (),
 ) -> ImagingSystem:
     """z_jk = sum x exp(-2 pi i (u l + v m)) + n, both parts of n ~ Normal(0, SEFD_j SEFD_k / (2 B t efficiency^2)).
 
     "y_shaped": three arms as at the Very Large Array; "circle"; "random", in a disc: `n_stations` on flat ground
-    within `extent_m`, at 6 cm; "eht2017": the eight stations of the Event Horizon Telescope at 1.3 mm.
+    within `extent_m`, at 6 cm; "eht2017": the eight stations of the Event Horizon Telescope at 1.3 mm. Equal scans.
 
     Args:
-        shape: rows, columns; default that of `scenes`, or (32, 32).
+        declination_degrees: default 12.391 (M87); of "eht2017" -29.008, Sagittarius A*: all eight see it at some time.
         hour_angles_h: local, for "eht2017" of Greenwich; one scan of `integration_s` at each.
-        pixel_rad: default wavelength / (2.5 longest baseline).
+        shape, pixel_rad: default 32 x 32, and wavelength / (2.5 longest baseline).
         sefd_jy: system equivalent flux density, one or one per station. None here and above: as the real arrays.
-        scenes: (n, 1, row, column), Jy per pixel; default `radio_sources` of `flux_jy`.
+        scenes: (n, 1, row, column), Jy per pixel; default `radio_sources` of `flux_jy` (0.6; "eht2017" 2.4).
         learn: "stations_m", "hour_angles_rad", "wavelength_mm", as in `VisibilitySampling`.
 
     Reference: Thompson et al. 2017, ch. 4 and 6, doi:10.1007/978-3-319-44431-4; Napier et al. 1983,
-        doi:10.1109/PROC.1983.12765; Event Horizon Telescope Collaboration 2019, doi:10.3847/2041-8213/ab0c57.
+        doi:10.1109/PROC.1983.12765; EHT Collaboration 2019 and 2022, doi:10.3847/2041-8213/ab0c57, .../ac6674.
     """
     if design not in get_args(InterferometerDesign):
         raise ValueError(f"design: need one of {get_args(InterferometerDesign)}, got {design!r}")
-    if shape is None:
-        shape = (32, 32) if scenes is None else (scenes.shape[-2], scenes.shape[-1])
+    scenes, shape = scenes_and_shape(scenes, shape, n_scenes, default=(32, 32))
+    check_count("n_stations", n_stations, least=3)
     preset = _EHT if design == "eht2017" else _LOCAL
     stations = station_layout(design, n_stations, extent_m)
     wavelength = preset.wavelength_mm if wavelength_mm is None else wavelength_mm
@@ -220,7 +236,9 @@ def radio_interferometer(
         shape,
         latitude_degrees=preset.latitude_degrees,
         hour_angles_rad=hours * (math.pi / 12),
-        declination_rad=math.radians(declination_degrees),
+        declination_rad=math.radians(
+            preset.declination_degrees if declination_degrees is None else declination_degrees
+        ),
         wavelength_mm=wavelength,
         pixel_rad=pixel_rad,
         lowest_elevation_rad=math.radians(lowest_elevation_degrees),
@@ -238,7 +256,8 @@ def radio_interferometer(
         efficiency=preset.efficiency if efficiency is None else efficiency,
     )
     if scenes is None:
-        scenes = flux_jy * radio_sources(n_scenes, shape, generator=torch.Generator().manual_seed(0))
+        flux = preset.flux_jy if flux_jy is None else flux_jy
+        scenes = flux * radio_sources(n_scenes, shape, generator=torch.Generator().manual_seed(0))
     return ImagingSystem(encoder, GaussianNoise(std), scenes)
 
 

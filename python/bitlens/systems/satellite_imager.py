@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, final, get_args
 
 import numpy as np
@@ -11,11 +11,12 @@ import torch
 from scipy import constants
 from torch import Tensor
 
-from bitlens.datasets import scene_patches
 from bitlens.encoders import LinearEncoder, MotionSmear, TimeDelayIntegration, incoherent_psf, pupil, pupil_grid
 from bitlens.encoders.detector import Values, as_planes, as_values, detector_noise, hold, within
 from bitlens.encoders.pixel_blur import blurred_pixels, blurred_pixels_adjoint
 from bitlens.encoders.pupils import soft_annulus
+from bitlens.systems._camera_scenes import camera_scenes
+from bitlens.systems._checks import check_count
 from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
 
 SatelliteDesign = Literal["panchromatic_tdi", "panchromatic_line", "multispectral"]
@@ -29,6 +30,7 @@ DESCRIPTION = SystemDescription(
 
 _METERS_PER_EARTH_RADIUS = 6.371e6
 _EARTH_GRAVITY_M3_PER_S2 = 3.986004418e14
+_SILICON_NM = (350.0, 1100.0)
 
 
 def line_time_s(ground_sample_m: float, altitude_km: float) -> float:
@@ -57,6 +59,8 @@ class SatelliteImager(LinearEncoder):
         altitude_km: sets the line time, with the ground sample altitude pixel / focal length.
         margin_pixels: reach of the PSF; 0.2 wavelength F / margin of the light is folded back into it.
         learn: "width_nm", "f_number", "quantum_efficiency", and for `smear` "mismatch_pixels", "drift_pixels".
+
+    Reference: Wong, Yao and Schowengerdt 1992, doi:10.1147/rd.361.0083; Schowengerdt, Remote Sensing, 2007, ch. 3.
     """
 
     center_nm: Tensor
@@ -84,13 +88,17 @@ class SatelliteImager(LinearEncoder):
         learn: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        for name, value in (("f_number", f_number), ("pixel_um", pixel_um), ("focal_length_m", focal_length_m)):
+        positive = {"f_number": f_number, "pixel_um": pixel_um, "focal_length_m": focal_length_m}
+        for name, value in (positive | {"altitude_km": altitude_km}).items():
             if not value > 0:
                 raise ValueError(f"{name}: need a positive number, got {value}")
+        if not 0 < transmission <= 1:
+            raise ValueError(f"transmission: need a number above 0 and at most 1, got {transmission}")
+        n_stages, margin_pixels = check_count("n_stages", n_stages), check_count("margin_pixels", margin_pixels)
         if not 0 <= obscuration < 1:
             raise ValueError(f"obscuration: need at least 0 and below 1, got {obscuration}")
         center, width, efficiency = (
-            within(name, as_values(name, value, "one number per band", (1,)), 0.0)
+            within(name, as_values(name, value, "one number per band", (1,)).double(), 0.0)
             for name, value in (
                 ("center_nm", center_nm),
                 ("width_nm", width_nm),
@@ -99,16 +107,26 @@ class SatelliteImager(LinearEncoder):
         )
         if not len(center) == len(width) == len(efficiency):
             raise ValueError(f"center_nm, width_nm, quantum_efficiency: need as many of each, got {len(center)}, ...")
+        for name, least in (("center_nm", float(center.min())), ("width_nm", float(width.min()))):
+            if not least > 0:
+                raise ValueError(f"{name}: need positive numbers, got {least:g}")
         needed = math.ceil(2 * pixel_um / (1e-3 * float(center.min()) * f_number) * (1 - 1e-12))
         if oversampling < needed:
             raise ValueError(f"oversampling: need at least {needed} to resolve the PSF, got {oversampling}")
         self.pixel_um, self.oversampling, self.margin_pixels = float(pixel_um), oversampling, margin_pixels
-        # What an optimiser may reach: at lower f-numbers the samples would no longer resolve the PSF.
+        # What an optimiser may reach: at lower f-numbers the samples would no longer resolve the PSF, and beyond what
+        # silicon sees a wider band would bring no more light.
         finest_um = 1e-3 * float(center.min())
+        widest_nm = 2 * float(torch.minimum(center - _SILICON_NM[0], _SILICON_NM[1] - center).min())
         self.parameter_domain: dict[str, tuple[float | None, float | None]] = {
-            "width_nm": (0.0, None),
+            "width_nm": (0.0, max(widest_nm, float(width.max()))),
             "f_number": (2 * float(pixel_um) / (oversampling * finest_um), None),
             "quantum_efficiency": (0.0, 1.0),
+        }
+        self.parameter_scale: Mapping[str, float] = {
+            "width_nm": 0.3 * float(width.min()),
+            "f_number": 0.3 * f_number,
+            "quantum_efficiency": 0.3,
         }
         self.obscuration, self.transmission, self.n_stages = obscuration, transmission, n_stages
         self.ground_sample_m = 1e-3 * altitude_km * pixel_um / focal_length_m
@@ -120,7 +138,7 @@ class SatelliteImager(LinearEncoder):
         values = {
             "center_nm": center,
             "width_nm": width,
-            "f_number": as_values("f_number", f_number, "a number", (0,)),
+            "f_number": as_values("f_number", f_number, "a number", (0,)).double(),
             "quantum_efficiency": within("quantum_efficiency", efficiency, 0.0, 1.0),
         }
         hold(self, values, tuple(name for name in learn if name not in moving))
@@ -198,13 +216,14 @@ def satellite_imager(
     margin_pixels: int | None = None,
     shape: tuple[int, int] = (16, 16),
     n_scenes: int = 256,
-    scenes: Tensor | None = None,
+    scenes: Tensor | np.ndarray | None = None,
     learn: tuple[str, ...] = (),
 ) -> ImagingSystem:
     """mean_b = stages t QE tau A pi (1 - e^2) / (4 F^2) width wavelength / (h c) pixels(PSF * smear * L_b), electrons.
 
     0.65 m, f/19.85, 694 km. "panchromatic_tdi": 655 nm, 350 nm wide, 13 um (0.7 m on the ground), 13 delay stages;
     "panchromatic_line": a single line; "multispectral": blue, green, red, near infrared, 52 um, a single line each.
+    They are compared at one scene and orbit, not at equal light: stages add up.
 
     Args:
         n_stages: 1 for a line. mismatch_pixels, drift_pixels: rows, columns that the image leaves the charge a stage.
@@ -220,9 +239,17 @@ def satellite_imager(
     if design not in get_args(SatelliteDesign):
         raise ValueError(f"design: need one of {get_args(SatelliteDesign)}, got {design!r}")
     multispectral = design == "multispectral"
-    centers = center_nm or ((490.0, 550.0, 660.0, 850.0) if multispectral else (655.0,))
-    widths = width_nm or ((120.0, 120.0, 120.0, 200.0) if multispectral else (350.0,))
-    stages = n_stages or (13 if design == "panchromatic_tdi" else 1)
+    if center_nm is None:
+        center_nm = (490.0, 550.0, 660.0, 850.0) if multispectral else (655.0,)
+    if width_nm is None:
+        width_nm = (120.0, 120.0, 120.0, 200.0) if multispectral else (350.0,)
+    centers, widths = (tuple(float(value) for value in several) for several in (center_nm, width_nm))
+    for name, value in (("radiance", radiance), ("f_number", f_number)):
+        if not value > 0:
+            raise ValueError(f"{name}: need a positive number, got {value}")
+    if not centers or not min(centers) > 0:
+        raise ValueError(f"center_nm: need positive numbers, got {centers}")
+    stages = (13 if design == "panchromatic_tdi" else 1) if n_stages is None else n_stages
     pixel_um = 52.0 if multispectral else 13.0
     encoder = SatelliteImager(
         center_nm=centers,
@@ -238,12 +265,12 @@ def satellite_imager(
         obscuration=0.3,
         transmission=0.7,
         oversampling=max(4, math.ceil(2e3 * pixel_um / (min(centers) * f_number))),
-        margin_pixels=margin_pixels or (2 if multispectral else 8),
+        margin_pixels=(2 if multispectral else 8) if margin_pixels is None else margin_pixels,
         learn=learn,
     )
+    found = camera_scenes(
+        scenes, encoder.scene_size, channels=len(centers), shape=shape, n_scenes=n_scenes, relative=False
+    )
     if scenes is None:
-        rows, columns = encoder.scene_size(*shape)
-        generator = torch.Generator().manual_seed(0)
-        patches = scene_patches(n_scenes, max(rows, columns), generator=generator).scenes[..., :rows, :columns]
-        scenes = radiance * patches.expand(-1, len(centers), -1, -1)
-    return ImagingSystem(encoder, detector_noise(read_electrons=30.0), scenes)
+        found = radiance * found.expand(-1, len(centers), -1, -1)
+    return ImagingSystem(encoder, detector_noise(read_electrons=30.0), found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, final, get_args
+from typing import Any, ClassVar, Literal, final, get_args
 
 import numpy as np
 import torch
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from bitlens.datasets import scene_patches
 from bitlens.encoders import HadamardPatterns, LinearEncoder, MaskTransmission, Patterns, random_patterns
-from bitlens.encoders.detector import as_planes, as_values, hold, within
+from bitlens.encoders.detector import as_planes, as_real, as_values, hold, within
 from bitlens.encoders.masks import MaskKind
 from bitlens.encoders.patterns import HadamardOrder
 from bitlens.noise import PoissonGaussianNoise
+from bitlens.systems._checks import check_count, scenes_and_shape
 from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
 
 SinglePixelDesign = Literal["hadamard", "hadamard_differential", "random_binary", "random_real", "raster"]
@@ -34,6 +35,8 @@ class MirrorPatterns(LinearEncoder):
     """y[m] = sum_{r, c} mask[m, r, c] scene[r, c] of a `MaskTransmission` (m, row, column): mirrors that stay binary.
 
     "differential" shows each pattern and then 1 minus it. Shapes as in `bitlens.encoders.Patterns`.
+
+    Reference: Duarte et al. 2008, doi:10.1109/MSP.2007.914730.
     """
 
     def __init__(self, mask: MaskTransmission, *, display: Display = "transmission") -> None:
@@ -67,6 +70,9 @@ class PatternExposure(LinearEncoder):
 
     share_m = time_weights_m / sum of all: the more patterns, the less light for each. Patterns and how they are shown:
     `bitlens.encoders.Patterns`. Shapes: (batch, channel, row, column) -> (batch, channel, reading, 1).
+    `load_state_dict` takes learned grey patterns in the place of a Hadamard transform.
+
+    Reference: Duarte et al. 2008, doi:10.1109/MSP.2007.914730.
     """
 
     # Weights only compare; away from 0 their sum stays above it.
@@ -101,7 +107,14 @@ class PatternExposure(LinearEncoder):
             raise ValueError(f"time_weights: need {readings} positive numbers, got {weights.tolist()}")
         photons = within("exposure_photons", as_values("exposure_photons", exposure_photons, "a number", (0,)), 0.0)
         self.register_buffer("exposure_photons", photons)
+        self.parameter_scale: Mapping[str, float] = {"time_weights": float(weights.mean())}
         hold(self, {"time_weights": weights}, learn)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        if isinstance(self.shown, HadamardPatterns) and f"{prefix}shown.patterns" in state_dict:
+            # A matrix is what learned patterns are; to hold one for a transform that does without would cost its speed.
+            self.shown = _as_matrix(self.shown).to(self.time_weights)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def shares(self) -> Tensor:
         """Each reading's share of the exposure, (reading,)."""
@@ -114,7 +127,7 @@ class PatternExposure(LinearEncoder):
 
     def A_adjoint(self, measured: Tensor | np.ndarray) -> Tensor:
         """The sum of the patterns, weighted by the readings and their exposures: (batch, channel, row, column)."""
-        measured = torch.as_tensor(measured)
+        measured = as_real("measured", measured)
         return self.shown.A_adjoint(measured * (self.exposure_photons * self.shares()).to(measured.dtype)[:, None])
 
 
@@ -124,6 +137,8 @@ class SinglePixelCamera(nn.Module):
 
     `linear` is a `PatternExposure`; the dark signal is that of the whole exposure. Shapes: (batch, channel, row,
     column) -> (batch, channel, reading, 1).
+
+    Reference: Duarte et al. 2008, doi:10.1109/MSP.2007.914730.
     """
 
     dark_electrons: Tensor
@@ -159,21 +174,21 @@ def single_pixel_camera(
     order: HadamardOrder = "cake_cutting",
     kind: MaskKind = "grey",
     n_scenes: int = 512,
-    scenes: Tensor | None = None,
+    scenes: Tensor | np.ndarray | None = None,
     learn: tuple[str, ...] = (),
 ) -> ImagingSystem:
     """z_m = N_m + n_m, N_m ~ Poisson(share_m (photons sum(pattern_m scene) + dark)), n_m ~ Normal(0, read^2).
 
     "hadamard": (1 + h) / 2 in the given order; "hadamard_differential": that and then (1 - h) / 2 of each, two
-    readings; "random_binary", "random_real": 0 and 1, or 0 to 1; "raster": pixel after pixel. Equal total time.
+    readings; "random_binary", "random_real": 0 and 1, or 0 to 1; "raster": pixel after pixel. Compared at equal total
+    time, not equal light: half of the mirrors send theirs to the detector, of "raster" one.
 
     Args:
-        shape: rows, columns: powers of two for Hadamard patterns; default that of `scenes`, or (32, 32).
-        n_patterns: default a quarter of the pixels, "raster" all.
-        exposure_photons: photo-electrons of the whole exposure from a pixel of 1, all mirrors on.
+        shape, n_patterns: default 32 x 32 (Hadamard: powers of two), and a quarter of the pixels ("raster": all).
+        exposure_photons: electrons of the exposure per pixel of 1, mirrors on: a finer shape has more of them in all.
         dark_electrons, read_electrons: dark signal of the whole exposure; read noise of one reading.
-        learn: "patterns", "time_weights". `kind` of patterns to learn: "grey", of 0 to 1 (differential: -1 to 1),
-            or "binary", "annealed" mirrors of a `MaskTransmission`; annealed ones start at 0.2 and 0.8.
+        kind: "grey" patterns, or "binary", "annealed" (0.2 and 0.8) mirrors of a `MaskTransmission`.
+        learn: "patterns", "time_weights".
 
     Reference: Duarte et al. 2008, doi:10.1109/MSP.2007.914730; read noise: 3.2 ppm of 50 pC, data sheet of the DDC112.
     """
@@ -182,13 +197,19 @@ def single_pixel_camera(
     unknown = [name for name in learn if name not in ("patterns", "time_weights")]
     if unknown:
         raise ValueError(f"learn: need names among patterns, time_weights, got {unknown[0]!r}")
-    if shape is None:
-        shape = (32, 32) if scenes is None else (scenes.shape[-2], scenes.shape[-1])
+    if kind not in get_args(MaskKind):
+        raise ValueError(f"kind: need one of {get_args(MaskKind)}, got {kind!r}")
+    scenes, shape = scenes_and_shape(scenes, shape, n_scenes, default=(32, 32))
     pixels = shape[0] * shape[1]
-    count = n_patterns if n_patterns is not None else pixels if design == "raster" else max(1, pixels // 4)
-    shown = _shown(design, shape, count, order)
-    if "patterns" in learn:
-        shown = _learned(shown, kind)
+    count = pixels if design == "raster" else max(1, pixels // 4)
+    if n_patterns is not None:
+        count = check_count("n_patterns", n_patterns)
+    given = _shown(design, shape, count, order)
+    shown: Shown = given
+    if kind != "grey":
+        shown = _mirrors(given, kind, learn="patterns" in learn)
+    elif "patterns" in learn:
+        shown = _as_matrix(given, learn=("patterns",))
     linear = PatternExposure(
         shown, exposure_photons=exposure_photons, learn=tuple(name for name in learn if name == "time_weights")
     )
@@ -198,8 +219,12 @@ def single_pixel_camera(
     return ImagingSystem(encoder, PoissonGaussianNoise(read_std=read_electrons), scenes)
 
 
-def _shown(design: SinglePixelDesign, shape: tuple[int, int], count: int, order: HadamardOrder) -> Shown:
+def _shown(
+    design: SinglePixelDesign, shape: tuple[int, int], count: int, order: HadamardOrder
+) -> Patterns | HadamardPatterns:
     if design in ("hadamard", "hadamard_differential"):
+        if any(size & (size - 1) for size in shape):
+            raise ValueError(f"shape: need powers of two for Hadamard patterns, got {shape}")
         display: Display = "differential" if design == "hadamard_differential" else "transmission"
         return HadamardPatterns(shape, n_patterns=count, order=order, display=display)
     if design == "raster":
@@ -212,22 +237,24 @@ def _shown(design: SinglePixelDesign, shape: tuple[int, int], count: int, order:
     return Patterns(random_patterns(count, shape, kind=values, generator=generator).double())
 
 
-def _learned(shown: Shown, kind: MaskKind) -> Shown:
-    """The same patterns as parameters; a grey Hadamard transform becomes a matrix."""
+def _as_matrix(shown: Patterns | HadamardPatterns, learn: Sequence[str] = ()) -> Patterns:
+    """The same patterns one by one, shown in the same way."""
+    if isinstance(shown, Patterns):
+        return Patterns(shown.patterns, display=shown.display, learn=learn)
+    signed = shown.patterns()
+    return Patterns((1 + signed) / 2 if shown.display == "transmission" else signed, display=shown.display, learn=learn)
+
+
+def _mirrors(shown: Patterns | HadamardPatterns, kind: MaskKind, *, learn: bool) -> MirrorPatterns:
+    """The same patterns, each a transmission; of "annealed" ones nearer to each other."""
     display: Display = "differential" if shown.display == "differential" else "transmission"
-    if isinstance(shown, HadamardPatterns):
-        signed = shown.patterns()
-        start = signed if display == "differential" else (1 + signed) / 2
-    else:
-        assert isinstance(shown, Patterns)
-        start = shown.patterns
-    if kind == "grey":
-        return Patterns(start, display=display, learn=("patterns",))
-    transmission = (1 + start) / 2 if display == "differential" else start
+    transmission = _as_matrix(shown).patterns
+    if display == "differential":
+        transmission = (1 + transmission) / 2
     if kind == "annealed":
         # At the ends of the range its parameter has no gradient to speak of.
         transmission = 0.2 + 0.6 * transmission
-    return MirrorPatterns(MaskTransmission(transmission, kind=kind, learn=True), display=display)
+    return MirrorPatterns(MaskTransmission(transmission, kind=kind, learn=learn), display=display)
 
 
 def _readings(shown: Shown) -> int:

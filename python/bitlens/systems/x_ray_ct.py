@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from bitlens.datasets.phantoms_ellipses import body_slices
-from bitlens.encoders.detector import Values, as_values, hold, within
+from bitlens.encoders.detector import Values, as_planes, as_values, hold, within
 from bitlens.encoders.tomography import FanProjection, ParallelProjection
 from bitlens.noise import PoissonGaussianNoise
+from bitlens.systems._checks import check_count, scenes_and_shape
 from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
 
 XRayDesign = Literal["parallel", "fan", "sparse_view", "limited_angle"]
@@ -40,9 +41,10 @@ ATTENUATION_PER_MM: Mapping[str, float] = {
 
 @final
 class TransmissionTomography(nn.Module):
-    """mean[view, bin] = photons_per_view[view] exp(-projection(scene)[view, bin]) + background_photons.
+    """mean[view, bin] = photons()[view] exp(-projection(scene)[view, bin]) + background_photons.
 
     `projection` is a `ParallelProjection` or a `FanProjection`, linear and with an adjoint; the mean is not linear.
+    `photons()` are `photons_per_view` times what keeps their sum: to learn them shares one dose between the views.
     Shapes: scene (batch, channel, row, column) in 1 / mm; mean (batch, channel, view, bin), detected photons.
 
     Reference: Kak and Slaney, Principles of Computerized Tomographic Imaging, 1988, sec. 4.1.
@@ -51,6 +53,7 @@ class TransmissionTomography(nn.Module):
     parameter_domain: ClassVar[Mapping[str, tuple[float | None, float | None]]] = {"photons_per_view": (0.0, None)}
 
     photons_per_view: Tensor
+    dose_photons: Tensor
     background_photons: Tensor
 
     def __init__(
@@ -79,19 +82,28 @@ class TransmissionTomography(nn.Module):
             raise ValueError(f"photons_per_view: need a number or {views}, one per view, got {len(photons)}")
         background = as_values("background_photons", background_photons, "a number", (0,)).double()
         self.register_buffer("background_photons", within("background_photons", background, 0.0))
-        hold(self, {"photons_per_view": within("photons_per_view", photons, 0.0).expand(views).clone()}, learn)
+        of_views = within("photons_per_view", photons, 0.0).expand(views).clone()
+        self.register_buffer("dose_photons", of_views.sum())
+        self.parameter_scale: Mapping[str, float] = {"photons_per_view": 0.3 * float(of_views.mean()) or 1.0}
+        hold(self, {"photons_per_view": of_views}, learn)
+
+    def photons(self) -> Tensor:
+        """Of each view on an element with nothing before it, (view,): their sum is the dose that was given."""
+        total = self.photons_per_view.sum()
+        # No dose has no shares: 0 of 1.
+        return self.photons_per_view * (self.dose_photons / torch.where(total > 0, total, 1.0))
 
     def forward(self, scene: Tensor | np.ndarray) -> Tensor:
         """Mean photons (batch, channel, view, bin) of attenuations (batch, channel, row, column), 1 / mm."""
         thickness = self.projection.A(scene)
-        passed = self.photons_per_view.to(thickness.dtype)[:, None] * torch.exp(-thickness)
+        passed = self.photons().to(thickness.dtype)[:, None] * torch.exp(-thickness)
         return passed + self.background_photons.to(thickness.dtype)
 
     def attenuation(self, measured: Tensor | np.ndarray) -> Tensor:
         """Line integrals log(photons of the view / (measured - background)), of at least half a photon passed."""
-        measured = torch.as_tensor(measured)
+        measured = as_planes("measured", measured, rows=len(self.photons_per_view), columns=self.projection.bins)
         passed = (measured - self.background_photons.to(measured.dtype)).clamp(min=0.5)
-        return torch.log(self.photons_per_view.to(measured.dtype)[:, None]) - torch.log(passed)
+        return torch.log(self.photons().to(measured.dtype)[:, None]) - torch.log(passed)
 
 
 def x_ray_ct(
@@ -107,18 +119,17 @@ def x_ray_ct(
     source_mm: float = 541.0,
     detector_mm: float = 408.0,
     n_scenes: int = 256,
-    scenes: Tensor | None = None,
+    scenes: Tensor | np.ndarray | None = None,
     learn: tuple[str, ...] = (),
 ) -> ImagingSystem:
     """z = N + n, N ~ Poisson(photons_view exp(-A x) + background), n ~ Normal(0, electronic_std^2), in photons.
 
     "parallel": views over half a turn; "fan": over a turn, from a point source before a flat detector;
-    "sparse_view": a quarter of the views; "limited_angle": over a third of a turn. All with the same dose.
+    "sparse_view": a quarter of the views; "limited_angle": over a third of a turn. All at one dose, learned or not.
 
     Args:
-        shape: rows, columns; default that of `scenes`, or (64, 64).
         photons: of the whole scan, on a detector element with nothing before it (20,000 in each of 90 views).
-        bins: detector elements; default so many that the whole image lies within.
+        shape, bins: default 64 x 64 pixels, and so many detector elements that the whole image lies within.
         electronic_std: read noise of an element in a view, photons.
         source_mm, detector_mm: of "fan", from the axis; defaults as in clinical scanners (949 mm in all).
         scenes: (n, 1, row, column), 1 / mm; default chests at 60 keV.
@@ -128,10 +139,10 @@ def x_ray_ct(
     """
     if design not in get_args(XRayDesign):
         raise ValueError(f"design: need one of {get_args(XRayDesign)}, got {design!r}")
-    if views < 1:
-        raise ValueError(f"views: need at least 1, got {views}")
-    if shape is None:
-        shape = (64, 64) if scenes is None else (scenes.shape[-2], scenes.shape[-1])
+    check_count("views", views)
+    scenes, shape = scenes_and_shape(scenes, shape, n_scenes, default=(64, 64))
+    if not (math.isfinite(pixel_mm) and pixel_mm > 0):
+        raise ValueError(f"pixel_mm: need a positive number, got {pixel_mm}")
     geometry = tuple(name for name in learn if name != "photons_per_view")
     count = max(1, views // 4) if design == "sparse_view" else views
     turn = {"fan": 2 * math.pi, "limited_angle": 2 * math.pi / 3}.get(design, math.pi)
