@@ -146,6 +146,9 @@ def test_auto_says_why() -> None:
     low = choose_objective("auto", noise, two_levels, 2.0, 0.02, 512)
     assert isinstance(low.objective, KnownChannelObjective)
     assert "closed form is 3.3" in low.reason
+    nothing = choose_objective("auto", noise, two_levels, 0.1, 0.02, 512)
+    assert isinstance(nothing.objective, GaussianObjective)
+    assert "no slope" in nothing.reason
     high = choose_objective("auto", noise, two_levels, 2.0, 0.02, 4)
     assert isinstance(high.objective, DensityObjective)
     own = choose_objective("auto", _OwnNoise(), gaussian, truth, 0.02, 512)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
 import pytest
 import torch
 
+from bitlens.design import gaussian_information
 from bitlens.encoders.detector import (
     Detector,
     PixelSampling,
@@ -152,6 +154,27 @@ def test_gain_can_be_learned() -> None:
     noise.log_prob(rand(4), 10 + rand(4, seed=1)).sum().backward()
     assert gain.grad is not None
     assert float(gain.grad) != 0.0
+
+
+def test_read_noise_before_the_amplifier_grows_with_a_learned_gain() -> None:
+    mean = 20.0 * rand(200, 1, 3, 3)
+    values = []
+    for converter_std in (0.0, 2.0):
+        gain = torch.nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
+        noise = detector_noise(read_electrons=3.0, gain=gain, converter_std=converter_std)
+        bits = gaussian_information(mean.double(), noise)
+        (slope,) = torch.autograd.grad(bits, gain)
+        values.append(float(slope))
+        with torch.no_grad():
+            gain.copy_(torch.tensor(2.0))
+        assert float(noise.read_std.detach()) == pytest.approx(math.hypot(6.0, converter_std))
+        assert float(noise.variance(torch.tensor(5.0)).detach()) == pytest.approx(4 * 5 + 36 + converter_std**2)
+    # Counts in other units carry the same; only against noise behind it does a gain pay.
+    assert abs(values[0]) < 1e-9
+    assert values[1] > 0.1
+    again = copy.deepcopy(noise)
+    again.load_state_dict(noise.state_dict())
+    assert torch.equal(again.read_std, noise.read_std)
 
 
 def test_what_is_wrong_is_named() -> None:

@@ -88,7 +88,7 @@ def _listed(found: dict[str, Tensor]) -> str:
 def _as_parameter(module: nn.Module, name: str) -> nn.Parameter:
     path, _, last = name.rpartition(".")
     owner = module.get_submodule(path)
-    value: Any = getattr(owner, last)
+    value: Any = {**owner._parameters, **owner._buffers}[last]  # not what a module may make of it in its attribute
     if isinstance(value, nn.Parameter):
         return value
     delattr(owner, last)

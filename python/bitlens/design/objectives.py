@@ -264,6 +264,8 @@ OBJECTIVES = ("auto", *_BY_NAME)
 _BELOW_CEILING = 0.7
 # The closed form stands while it exceeds the estimate by less than this share of it.
 _CLOSE = 0.2
+# Less information than this leaves the lower bound without a slope, such as where every pixel is saturated.
+_LITTLE_BITS = 0.5
 _MOST_PIXELS_OF_DENSITY = 1024
 
 
@@ -280,7 +282,8 @@ def choose_objective(
     """The objective of that name; for "auto" the one that fits what the start's `mean` (n, ...) carries.
 
     The closed form, unless it is not there or exceeds the judge's estimate by a fifth: then scenes are not Gaussian,
-    and the lower bound is climbed where it is below its ceiling, a fitted density where it is not.
+    and the lower bound is climbed where it is below its ceiling, a fitted density where it is not. A start that
+    carries next to nothing is climbed by the closed form, which has a slope there.
     """
     if isinstance(given, Objective):
         return Chosen(given, "given by the caller")
@@ -297,6 +300,8 @@ def choose_objective(
     said = f"at the start the closed form is {closed_form:.2f} bits per image and the estimate {judged_bits:.2f}"
     if closed_form <= judged_bits + max(_CLOSE * judged_bits, 3 * stderr_bits):
         return Chosen(GaussianObjective(), f"{said}: close enough")
+    if judged_bits < _LITTLE_BITS:
+        return Chosen(GaussianObjective(), f"{said}: so little that the lower bound would have no slope")
     if low_enough:
         return Chosen(KnownChannelObjective(), f"{said}; the lower bound's ceiling, {ceiling:.1f} bits, is far above")
     if mean[0].numel() > _MOST_PIXELS_OF_DENSITY:

@@ -315,8 +315,7 @@ def detector_noise(
 
     Args:
         read_electrons: read noise before the amplifier, electrons; with `converter_std` it must not vanish.
-        gain: ADU per electron; an `nn.Parameter` is optimised, while the read noise in ADU stays that of its first
-            value: right for noise behind the amplifier, `converter_std`, not for `read_electrons`.
+        gain: ADU per electron; an `nn.Parameter` is optimised, and `read_electrons` grows with it.
         converter_std: noise behind the amplifier, ADU, without the rounding that `adc_bits` adds.
         offset, adc_bits, full_well_electrons: as in `PoissonGaussianNoise`.
 
@@ -328,10 +327,13 @@ def detector_noise(
     for name, value in (("read_electrons", read_electrons), ("converter_std", converter_std)):
         if value < 0:
             raise ValueError(f"{name}: need at least 0, got {value}")
-    first_gain = float(gain.detach() if isinstance(gain, Tensor) else gain)
-    read_std = math.hypot(first_gain * read_electrons, converter_std)
-    if read_std == 0:
+    if read_electrons == 0 and converter_std == 0:
         raise ValueError("read_electrons: need read noise, or a converter_std, above 0, got 0")
     return PoissonGaussianNoise(
-        gain, offset, read_std=read_std, adc_bits=adc_bits, full_well_electrons=full_well_electrons
+        gain,
+        offset,
+        read_std=converter_std or None,
+        read_electrons=read_electrons or None,
+        adc_bits=adc_bits,
+        full_well_electrons=full_well_electrons,
     )

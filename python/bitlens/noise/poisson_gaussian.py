@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from numbers import Integral
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
@@ -33,7 +33,8 @@ class PoissonGaussianNoise(NoiseModel):
     Args:
         gain: ADU per photo-electron, > 0; a number or a per-pixel map, as the next three.
         offset: ADU of a dark pixel.
-        read_std: standard deviation of the read noise in ADU, > 0.
+        read_std: standard deviation of the read noise in ADU, > 0; of the part behind the amplifier where
+            `read_electrons`, > 0, states the part before it, which grows with the gain. One of the two may be left out.
         adc_bits: 1 to 32; `measured` is then rounded and clipped to the codes 0 .. 2**adc_bits - 1, and log_prob and
             entropy are those of a code, a discrete value. None: `measured` is a real number, log_prob a density.
         full_well_electrons: the charge that a pixel holds at most, > 0, whole or not; None for no limit.
@@ -45,6 +46,7 @@ class PoissonGaussianNoise(NoiseModel):
     parameter_domain: ClassVar[dict[str, tuple[float | None, float | None]]] = {
         "gain": (1e-6, None),
         "read_std": (1e-6, None),
+        "read_electrons": (1e-6, None),
     }
 
     gain: Tensor
@@ -57,14 +59,19 @@ class PoissonGaussianNoise(NoiseModel):
         gain: object = 1.0,
         offset: object = 0.0,
         *,
-        read_std: object,
+        read_std: object | None = None,
+        read_electrons: object | None = None,
         adc_bits: int | None = None,
         full_well_electrons: object | None = None,
     ) -> None:
         super().__init__()
         set_parameter(self, "gain", gain, positive=True)
         set_parameter(self, "offset", offset, positive=False)
-        set_parameter(self, "read_std", read_std, positive=True)
+        if read_std is None and read_electrons is None:
+            raise TypeError("read_std: need a number or a per-pixel map, or read_electrons, got neither")
+        if read_electrons is not None:
+            set_parameter(self, "read_electrons", read_electrons, positive=True)
+        set_parameter(self, "read_std", 0.0 if read_std is None else read_std, positive=read_std is not None)
         self.adc_bits = _checked_bits(adc_bits)
         self.discrete = adc_bits is not None
         if full_well_electrons is None:
@@ -73,6 +80,15 @@ class PoissonGaussianNoise(NoiseModel):
             raise TypeError("full_well_electrons: need a number or a map that stays as it is, got a Parameter")
         else:
             set_parameter(self, "full_well_electrons", full_well_electrons, positive=True)
+
+    def __getattr__(self, name: str) -> Any:
+        """As of any module; `read_std` is all read noise, sqrt((gain read_electrons)^2 + read_std^2), at this gain."""
+        value = super().__getattr__(name)
+        if name != "read_std" or not isinstance(value, Tensor):
+            return value
+        held = {**self._parameters, **self._buffers}
+        gain, electrons = held.get("gain"), held.get("read_electrons")
+        return value if gain is None or electrons is None else torch.hypot(gain * electrons, value)
 
     @property
     def limited(self) -> bool:

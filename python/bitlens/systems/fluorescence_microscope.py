@@ -252,8 +252,7 @@ def fluorescence_microscope(
     """A 20 x 0.75 air objective before 6.5 um pixels: z = N + n, N ~ Poisson(photons PSF * scene + background).
 
     Designs: "in_focus"; "defocused" by 3 um; "small_aperture", NA 0.4, which also collects a quarter of the light;
-    "astigmatic", 0.15 waves rms of Noll 6. Compared at equal emission and exposure, not at equal light on the camera.
-    What is given replaces what the design sets.
+    "astigmatic", 0.15 waves rms of Noll 6; what is given replaces that. At equal emission, not equal light.
 
     Args:
         emitted_photons: per pixel's area and exposure into all directions, where the scene is 1; the objective takes

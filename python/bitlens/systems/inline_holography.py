@@ -85,8 +85,7 @@ class InlineHologram(nn.Module):
             tilt_rad: angles towards +row and +column at which the light runs on; shadows move by distance tan(tilt).
             shift_um: (frame, 2), by which the sensor lies off its place, along rows and columns, in each frame.
             particle_amplitude, particle_phase_rad: transmission of what covers a sample; 0 is opaque.
-            photons: photo-electrons per pixel in all frames together without an object.
-            dark_electrons: per pixel and frame.
+            photons, dark_electrons: per pixel, in all frames together without an object; in each frame.
             pad: width of the padded grid over the scene's, as in `angular_spectrum`.
             learn: names of arguments to optimise: they become `nn.Parameter`, the others buffers.
 
@@ -248,8 +247,7 @@ def inline_holography(
 
     Designs: "near", 0.3 mm from the sensor to the nearest depth; "far", 1.2 mm; "shifted_frames", near, four frames of
     a quarter of the light with the sensor half a pixel aside, for the super-resolution of pixels: all at equal light.
-    What is given replaces what the design sets. The window of the propagation is padded such that what
-    it cuts off stays below 7 % of the designs' holograms, a fifth of their shot noise.
+    What the padded window cuts off stays below 7 % of these holograms, a fifth of their shot noise.
 
     Args:
         distance_mm, depth_spacing_mm: of the nearest depth, and from each to the next.

@@ -119,8 +119,7 @@ class Telescope(nn.Module):
                 transmission 0..1; a "binary" `mask` passes what is above 0.5 (straight-through gradient).
             magnitude: V, of a star of flux 1.
             throughput: photo-electrons per photon that the open aperture takes.
-            sky_magnitude_per_arcsec2: V, of the sky's surface; it passes the aperture as the stars do.
-            dark_electrons_per_s: of a pixel of the detector, whatever the optics.
+            sky_magnitude_per_arcsec2, dark_electrons_per_s: V of the sky; of a pixel of the detector without light.
             learn: names of arguments to optimise: they become `nn.Parameter`, the others buffers.
 
         Raises:

@@ -337,15 +337,13 @@ def phase_contrast_microscope(
 
     Designs: "half_circles", four images of differential phase contrast; "half_annuli", the same with the outer rim of
     the source; "zernike_ring", an annular source and a ring in the pupil that passes half the amplitude and advances
-    it by a quarter wave; "brightfield". All have the same time of exposure in all, shared evenly by the images, from a
-    source of one brightness: a larger area of it gives more light, so they are not compared at equal light. For that
-    divide `photons` by the mean of `source_weights` over the points of the disc.
+    it by a quarter wave; "brightfield". Images share one time of exposure evenly, the source has one brightness:
+    more of its area is more light. For equal light divide `photons` by the mean of `source_weights` over the disc.
 
     Args:
         source_weights: (image, n, n) in place of the design's 9 x 9, for example to learn.
         photons: photo-electrons per pixel without an object over the whole time if all of the source shone.
-        scenes: (n, 2, row, column), absorption and phase in radians, of `encoder.scene_shape(shape)` for images of
-            `shape`; default cells of 0.5 rad, absorbing up to 0.05.
+        scenes: (n, 2, row, column), absorption and phase, as `encoder.scene_shape(shape)` says; default 0.5 rad cells.
         ring_amplitude, ring_phase_rad, defocus_um, zernike_waves, model, learn: as in `PhaseContrastMicroscope`.
 
     Reference: Tian and Waller 2015, doi:10.1364/OE.23.011394 (an array of LEDs as the source);

@@ -20,6 +20,9 @@ _N_LOOKS = 10
 _MOST_JUDGES = 256
 _ROWS_AT_ONCE = 64
 _CLIP_NORM = 1.0
+# Rate of a linear estimate in units of its weights' size, over that of the network. Of 1, 5 and 20 the last led to the
+# least error in three cases of three; one rate for all weights sent the error up two hundred times, for good.
+_LINEAR = 20.0
 
 
 class JointStep(NamedTuple):
@@ -100,7 +103,8 @@ def _parameter_groups(network: nn.Module, rate: float) -> list[dict[str, Any]]:
         for parameter in module.parameters(recurse=False)
     ]
     groups: list[dict[str, Any]] = [
-        {"params": [parameter], "lr": rate * float(parameter.detach().square().mean().sqrt())} for parameter in linear
+        {"params": [parameter], "lr": _LINEAR * rate * float(parameter.detach().square().mean().sqrt())}
+        for parameter in linear
     ]
     known = {id(parameter) for parameter in linear}
     groups.append({"params": [p for p in network.parameters() if id(p) not in known], "lr": rate})

@@ -109,7 +109,7 @@ def train_end_to_end(
             gives for measurements of the first design, its linear estimate included, and all of it is trained.
         parameters, constraints: as in `bitlens.optimize_design`, met after every step.
         learning_rate: of the design, for all or by name; `decoder_learning_rate` of the
-            network, times their size for the weights of its linear estimate.
+            network; the weights of its linear estimate move by shares of their size.
 
     Raises:
         TypeError, ValueError: an argument that cannot be used, named with what it needs and what came.
