@@ -25,7 +25,8 @@ ORDER = (
     "kernels",
     "_files",
 )
-FREE = ("compat", "plots", "report", "cli", "_cli_estimate", "demo")  # may import anything, and nothing imports them
+# These may import anything, and nothing imports them.
+FREE = ("compat", "plots", "report", "cli", "_cli_design", "_cli_estimate", "demo")
 
 
 def _imports(path: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""The command line: `bitlens demo | estimate | calibrate | systems | info`.
+"""The command line: `bitlens demo | estimate | calibrate | design | systems | info`.
 
 torch and matplotlib are imported by the commands that need them, so that help comes at once.
 """
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bitlens import __version__
+from bitlens._cli_design import design
 from bitlens._cli_estimate import estimate, read_for
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def demo(quick: bool, out: str, seed: int, as_json: bool) -> None:
 
 
 bitlens.add_command(estimate)
+bitlens.add_command(design)
 
 
 @bitlens.command()
