@@ -26,7 +26,7 @@ ORDER = (
     "_files",
 )
 # These may import anything, and nothing imports them.
-FREE = ("compat", "plots", "report", "cli", "_cli_design", "_cli_estimate", "demo")
+FREE = ("compat", "plots", "report", "cli", "_cli_design", "_cli_estimate", "_plots_validation", "demo")
 
 
 def _imports(path: Path) -> set[str]:

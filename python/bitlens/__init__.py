@@ -43,6 +43,10 @@ _PUBLIC = {
     "ops": "bitlens.ops",
     "plots": "bitlens.plots",
     "systems": "bitlens.systems",
+    "ValidationResult": "bitlens.validation",
+    "train_end_to_end": "bitlens.validation",
+    "validate": "bitlens.validation",
+    "validation": "bitlens.validation",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]
@@ -61,6 +65,7 @@ if TYPE_CHECKING:
         ops,
         plots,
         systems,
+        validation,
     )
     from bitlens.design import DesignResult, SubsetResult, choose_subset, optimize_design
     from bitlens.estimators import (
@@ -85,6 +90,7 @@ if TYPE_CHECKING:
         check_noise,
         conditional_entropy,
     )
+    from bitlens.validation import ValidationResult, train_end_to_end, validate
 
 
 def __getattr__(name: str) -> Any:

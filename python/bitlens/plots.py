@@ -15,6 +15,8 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from mpl_toolkits.axes_grid1.inset_locator import inset_axes
 
+from bitlens._plots_validation import validation as validation
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor

@@ -151,6 +151,10 @@ def fail() -> None:
     raise KeyError("nothing there")
 
 
+def make_a_function() -> object:
+    return lambda: 1
+
+
 def leave() -> None:
     import os
 
@@ -173,11 +177,19 @@ def test_memory_of_before_does_not_count() -> None:
     assert small.peak_memory_bytes == pytest.approx(20e6, rel=0.2)
 
 
+@pytest.mark.parametrize("start", ["spawn", "fork"])
+def test_tensors_come_back(start) -> None:
+    found = measure_cost(functools.partial(torch.arange, 100_000), start=start)
+    assert torch.equal(found.value, torch.arange(100_000))
+
+
 def test_failures_of_the_function_are_said() -> None:
     with pytest.raises(RuntimeError, match="nothing there"):
         measure_cost(fail, start="fork")
     with pytest.raises(RuntimeError, match="ended with exit code 3"):
         measure_cost(leave, start="fork")
+    with pytest.raises(RuntimeError, match="its result cannot be pickled"):
+        measure_cost(make_a_function, start="fork")
     with pytest.raises(TypeError, match="can be pickled"):
         measure_cost(lambda: 1)
     with pytest.raises(TypeError, match="need a callable"):

@@ -126,9 +126,13 @@ def optimize_design(
         initial = _parameters.copy_of(learned)
         before = held_out.judge(encoder, noise)
         estimate = before.estimate
-        chosen = choose_objective(
-            objective, noise, held_out.means(encoder), estimate.bits, estimate.stderr_bits or 0.0, n_batch
-        )
+        means = held_out.means(encoder)
+        if len(means) < means[0].numel():
+            warnings.append(
+                f"before and after are judged on {len(means)} scenes of {means[0].numel()} measured values: densities "
+                "fitted to so few are poor, and may order designs wrongly; pass more judge_scenes"
+            )
+        chosen = choose_objective(objective, noise, means, estimate.bits, estimate.stderr_bits or 0.0, n_batch)
         best, starts, ends = climb_all(problem, chosen.objective, first, scales, run)
         warnings += notes + ends
         best.settle()

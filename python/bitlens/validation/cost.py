@@ -94,7 +94,7 @@ def measure_cost(
     process.start()
     sender.close()
     try:
-        found = receiver.recv()
+        found = pickle.loads(receiver.recv_bytes())
     except EOFError as error:
         process.join()
         raise RuntimeError(f"function: its process ended with exit code {process.exitcode}") from error
@@ -118,11 +118,13 @@ def _run(payload: Any, n_threads: int, sender: Connection) -> None:
         value = function()
         found: Any = Cost(time.process_time() - cpu, time.perf_counter() - wall, memory.bytes(), value)
         try:
-            sender.send(found)
+            # Plain bytes: a tensor sent as such would live in memory that this process shares, and ends with it.
+            content = pickle.dumps(found)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
-            sender.send(f"its result cannot be pickled: {error}")
+            content = pickle.dumps(f"its result cannot be pickled: {error}")
+        sender.send_bytes(content)
     except BaseException:
-        sender.send(traceback.format_exc())
+        sender.send_bytes(pickle.dumps(traceback.format_exc()))
     finally:
         sender.close()
 

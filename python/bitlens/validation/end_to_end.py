@@ -40,6 +40,8 @@ from bitlens.validation.unet import UNetDecoder
 # Below this variance (electrons squared) the surrogate's gradient is cut: it grows without bound.
 _LEAST_VARIANCE = 1e-3
 _SURROGATE_PHOTONS = 10.0
+# First steps of the design, in what counts as a large change of each parameter.
+_FIRST_STEP = 0.01
 
 
 @final
@@ -95,7 +97,7 @@ def train_end_to_end(
     constraints: Mapping[str, Constraint | Sequence[Constraint]] | None = None,
     n_steps: int = 500,
     batch_size: int = 32,
-    learning_rate: float | Mapping[str, float] = 0.01,
+    learning_rate: float | Mapping[str, float] | None = None,
     decoder_learning_rate: float = 3e-3,
     groups: GroupLabels | None = None,
     n_test: float | int = 0.25,
@@ -108,8 +110,8 @@ def train_end_to_end(
         decoder: the network and its loss; default `UNetDecoder()` or `ClassifierDecoder()`. It starts at what `build`
             gives for measurements of the first design, its linear estimate included, and all of it is trained.
         parameters, constraints: as in `bitlens.optimize_design`, met after every step.
-        learning_rate: of the design, for all or by name; `decoder_learning_rate` of the
-            network; the weights of its linear estimate move by shares of their size.
+        learning_rate: of the design: by name in the parameter's unit; one number, default 0.01, in its module's
+            `parameter_scale`. `decoder_learning_rate`: of the decoder; its linear estimate moves by shares of its size.
 
     Raises:
         TypeError, ValueError: an argument that cannot be used, named with what it needs and what came.
@@ -130,7 +132,7 @@ def train_end_to_end(
     share = test_share(n_test, len(given))
     encoder, noise = copy.deepcopy(encoder), copy.deepcopy(noise)
     learned = _parameters.choose_parameters(encoder, noise, parameters).learned
-    rates = _rates(learning_rate, learned)
+    rates = _rates(learning_rate, learned, _parameters.scales(encoder, noise, learned))
     seed = take_seed(generator)
     labels = group_codes(groups, len(given))
     rest, test = split_rows(labels, share, derived_seed(seed, "test scenes 0"))
@@ -203,13 +205,16 @@ def _limits(
     return limits
 
 
-def _rates(learning_rate: float | Mapping[str, float], learned: Mapping[str, nn.Parameter]) -> dict[str, float]:
+def _rates(
+    learning_rate: float | Mapping[str, float] | None, learned: Mapping[str, nn.Parameter], scales: Mapping[str, float]
+) -> dict[str, float]:
     if isinstance(learning_rate, Mapping):
         if set(learning_rate) != set(learned):
             raise ValueError(f"learning_rate: need one for each of {', '.join(learned)}, got {sorted(learning_rate)}")
         rates = {name: float(rate) for name, rate in learning_rate.items()}
     else:
-        rates = dict.fromkeys(learned, float(learning_rate))
+        share = _FIRST_STEP if learning_rate is None else float(learning_rate)
+        rates = {name: share * scale for name, scale in scales.items()}
     for name, rate in rates.items():
         if not (math.isfinite(rate) and rate > 0):
             raise ValueError(f"learning_rate: need a number above 0 for {name!r}, got {rate}")
