@@ -110,6 +110,17 @@ def domains(
     return found
 
 
+def without_domain(
+    encoder: Callable[[Tensor], Tensor], noise: nn.Module, learned: dict[str, nn.Parameter]
+) -> list[str]:
+    """Learned parameters of modules that state no `parameter_domain` at all."""
+    modules = [module for owner in (encoder, noise) if isinstance(owner, nn.Module) for module in owner.modules()]
+    silent = [
+        value for module in modules if not hasattr(module, "parameter_domain") for value in module._parameters.values()
+    ]
+    return [name for name, parameter in learned.items() if any(parameter is value for value in silent)]
+
+
 def scales(encoder: Callable[[Tensor], Tensor], noise: nn.Module, learned: dict[str, nn.Parameter]) -> dict[str, float]:
     """What counts as a large change of each learned parameter: its module's `parameter_scale`, else 1."""
     found = dict.fromkeys(learned, 1.0)

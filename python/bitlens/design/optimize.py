@@ -93,7 +93,9 @@ def optimize_design(
     scales = _parameters.scales(encoder, noise, learned)
     rates = _rates(learning_rate, learned, scales)
     _check_names("constraints", limits, learned)
-    notes = _add_domains(limits, _parameters.domains(encoder, noise, learned))
+    notes = _add_domains(
+        limits, _parameters.domains(encoder, noise, learned), _parameters.without_domain(encoder, noise, learned)
+    )
     if optimizer == "lbfgs":
         _check_line_search(objective, limits)
     given_scenes = _scenes("scenes", scenes)
@@ -197,7 +199,9 @@ def _schedule(given: object) -> Callable[[float], float]:
 
 
 def _add_domains(
-    limits: dict[str, tuple[Constraint, ...]], domains: Mapping[str, tuple[float | None, float | None]]
+    limits: dict[str, tuple[Constraint, ...]],
+    domains: Mapping[str, tuple[float | None, float | None]],
+    without: Sequence[str],
 ) -> list[str]:
     """Append to `limits` what the modules themselves allow; says which parameters have no limit on one side."""
     notes = []
@@ -208,6 +212,12 @@ def _add_domains(
                 "grow without bound along it"
             )
         limits[name] = (*limits.get(name, ()), Box(lower, upper))
+    notes += [
+        f"{name}: no constraint was given, and its module states no parameter_domain: information may grow without "
+        "bound along it"
+        for name in without
+        if name not in limits
+    ]
     return notes
 
 

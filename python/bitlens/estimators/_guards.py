@@ -54,18 +54,17 @@ def noise_warnings(noise: NoiseModel, repeats: Tensor, image_shape: torch.Size) 
     worst = min(wrong, key=lambda check: check.p_value)
     which = "" if len(checks) == 1 else f" for {len(wrong)} of {len(checks)} scenes"
     found = "; ".join(worst.findings) if worst.findings else "their distribution differs from the model's"
-    return (f"the noise model does not fit the repeats{which}: {found}. {_worth(wrong, n_pixels)}",)
+    return (f"the noise model does not fit the repeats{which}: {found}. {_worth(checks, wrong[0], n_pixels)}",)
 
 
-def _worth(wrong: list[NoiseCheck], n_pixels: int) -> str:
+def _worth(checks: list[NoiseCheck], wrong: NoiseCheck, n_pixels: int) -> str:
     """In bits per image: of the variance found against that predicted, and of 5 % of each parameter."""
-    dispersion = sum(check.dispersion for check in wrong) / len(wrong)
     said = "The bits cannot be trusted without a noise model that fits"
-    if dispersion > 0.0:
-        # The entropy of a pixel is about 0.5 log variance, all else alike.
-        shift = 0.5 * math.log2(dispersion) * n_pixels
+    if all(check.dispersion > 0.0 for check in checks):
+        # The entropy of a pixel is about 0.5 log variance, all else alike; scenes that fit count as the others do.
+        shift = sum(0.5 * math.log2(check.dispersion) for check in checks) / len(checks) * n_pixels
         said = f"The variance found puts the estimate about {abs(shift):.3g} bits too {'high' if shift > 0 else 'low'}"
-    shifts = wrong[0].information_shift
+    shifts = wrong.information_shift
     parts = [
         f"{name} {value * n_pixels:+.3g}"
         for name, value in (("gain", shifts.gain), ("offset", shifts.offset), ("read noise", shifts.read_std))
