@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ class Settings:
     objective: str | Objective = "auto"
     learning_rate: float | Mapping[str, float] | None = None
     n_starts: int = 1
+    judge_method: str = "auto"
     end_to_end_steps: int = 500
     end_to_end_batch: int = 32
     end_to_end_rate: Mapping[str, float] | None = None
@@ -99,6 +99,7 @@ def by_information(
         n_starts=settings.n_starts,
         judge_scenes=judged.scenes,
         judge_groups=judge_groups,
+        judge_method=settings.judge_method,
         generator=torch.Generator().manual_seed(seed),
     )
 
@@ -166,7 +167,7 @@ def compare_designs(
     comparison = Comparison(
         gain_bits=gain,
         gain_stderr_bits=designed.gain_stderr_bits,
-        gain_sigmas=gain / designed.gain_stderr_bits if designed.gain_stderr_bits > 0 else math.inf,
+        gain_sigmas=gain / designed.gain_stderr_bits if designed.gain_stderr_bits > 0 else 0.0,
         objective=designed.objective,
         objective_reason=designed.objective_reason,
         scores={score: dict(result.mean(score)) for score in result.score_names},
@@ -178,7 +179,7 @@ def compare_designs(
     text = summary(name, comparison)
     print(text)
     values = asdict(comparison) | {"saved_memory": comparison.saved_memory, "saved_time": comparison.saved_time}
-    replace_file(out / f"{name}_comparison.json", json.dumps(values, indent=2).encode())
+    replace_file(out / f"{name}_comparison.json", json.dumps(values, indent=2, allow_nan=False).encode())
     replace_file(out / f"{name}_comparison.txt", text.encode())
     return comparison, study
 
@@ -203,8 +204,9 @@ def summary(name: str, comparison: Comparison) -> str:
 
 
 def _informed(start: ImagingSystem, scenes: Tensor, groups: Any, settings: Settings, seed: int) -> dict[str, Tensor]:
-    # The judge is no part of making the design: few scenes of it, and their groups do not matter here.
+    # The judge is no part of making the design: few scenes and the simplest density, whose result nobody reads.
     few = ImagingSystem(start.encoder, start.noise, start.scenes[:_FEW_JUDGED])
+    settings = replace(settings, judge_method="known_channel")
     return dict(by_information(start, scenes, few, None, settings, seed).parameters)
 
 
@@ -238,5 +240,4 @@ def _trained(
 
 
 def _shorter(settings: Settings) -> Settings:
-    changes = {"n_steps": min(settings.n_steps, 8), "end_to_end_steps": min(settings.end_to_end_steps, 8)}
-    return Settings(**{**settings.__dict__, **changes})
+    return replace(settings, n_steps=min(settings.n_steps, 8), end_to_end_steps=min(settings.end_to_end_steps, 8))

@@ -413,5 +413,5 @@ def test_scenes_that_judge_are_not_among_those_that_are_climbed_on() -> None:
     from bitlens.design.optimize import _split
 
     given = torch.arange(40, dtype=torch.float64)[:, None]
-    climbed, held_out, _ = _split(given, None, None, 3)
+    climbed, held_out, _ = _split(given, None, None, 3, "auto")
     assert sorted([*climbed[:, 0].tolist(), *held_out.scenes[:, 0].tolist()]) == given[:, 0].tolist()

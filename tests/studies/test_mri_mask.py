@@ -58,4 +58,8 @@ def test_quick_form(study: ModuleType, tmp_path: Path) -> None:
     comparison = json.loads((tmp_path / "mri_mask_comparison.json").read_text())
     assert comparison["gain_bits"] > 0
     assert all(len(parts) == 4 for parts in comparison["parts"].values())
-    assert set(comparison["cost"]) == {"designed by information", "trained end to end"}
+    shares = json.loads((tmp_path / "mri_mask_shares.json").read_text())
+    assert set(shares["cost"]) == {"designed by information", "trained end to end"}
+    assert shares["bits"]["designed by information"] > shares["bits"]["start"]
+    for time in shares["time_of_lines"].values():
+        assert sum(time) == pytest.approx(4)

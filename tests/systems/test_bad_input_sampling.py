@@ -34,14 +34,14 @@ def rand(*shape: int) -> torch.Tensor:
 
 @all_systems
 def test_arrays_are_tensors(make: Make, arguments: dict[str, object], channels: int, light: bool) -> None:
-    """A float64 array that is not writable, and bytes: as the tensors that they become."""
+    """A float64 array that is not writable, and whole numbers: as the tensors that they become."""
     array = rand(2, channels, 8, 6).double().numpy()
     array.flags.writeable = False
     encoder, _, scenes = make(scenes=array, **arguments)
     assert isinstance(scenes, torch.Tensor)
     assert scenes.dtype == torch.float64
     torch.testing.assert_close(encoder(array), encoder(scenes), rtol=0, atol=0)
-    codes = make(scenes=np.full((2, channels, 8, 6), 3, dtype=np.uint8), **arguments).scenes
+    codes = make(scenes=np.full((2, channels, 8, 6), 3, dtype=np.int16), **arguments).scenes
     assert codes.dtype == torch.float32
     assert set(codes.flatten().tolist()) == {3.0}
 

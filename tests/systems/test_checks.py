@@ -24,6 +24,11 @@ def test_scenes_come_back_as_they_are_given() -> None:
 @pytest.mark.parametrize(
     ("scenes", "error", "message"),
     [
+        (
+            np.full((2, 1, 4, 4), 200, dtype=np.uint8),
+            TypeError,
+            r"scenes: .* 8 bit ones: bitlens\.datasets\.linearize_srgb",
+        ),
         ([[1.0]], TypeError, "scenes: need a tensor or an array, got list"),
         (torch.ones(2, 4, 4), ValueError, r"scenes: need shape \(batch, 1, row, column\), got \(2, 4, 4\)"),
         (torch.ones(2, 3, 4, 4), ValueError, r"scenes: need shape \(batch, 1, row, column\), got \(2, 3, 4, 4\)"),

@@ -176,3 +176,12 @@ def test_what_is_wrong_is_named() -> None:
         mri(shape=SHAPE, snr=0.0, scenes=FLAT)
     with pytest.raises(ValueError, match=r"learn: need names among trajectory, sensitivities, got 'mask'"):
         mri("spiral", shape=SHAPE, scenes=FLAT, learn=("mask",))
+
+
+def test_learned_sensitivities_keep_their_power() -> None:
+    """Scaled by any number, and by another for each pixel, they give what they gave."""
+    encoder, _, scenes = mri(shape=(8, 6), coils=3, n_scenes=2, learn=("sensitivities",))
+    before = encoder(scenes)
+    with torch.no_grad():
+        encoder.sensitivities.mul_(1.0 + torch.rand(8, 6, generator=torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(encoder(scenes), before)

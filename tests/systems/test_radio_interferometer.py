@@ -212,3 +212,29 @@ def test_published_baselines_of_the_event_horizon_telescope() -> None:
     assert long.sum() > 4000
     assert (np.hypot(*(own - rows.baselines).T)[long] < 2e-4 * length[long]).all()
     assert np.degrees(lowest.min()) > 10.0
+
+
+def test_learned_antennas_stay_on_the_ground() -> None:
+    flat = radio_interferometer(shape=(8, 8), n_stations=4, n_scenes=2, learn=("stations_m",)).encoder
+    globe = radio_interferometer("eht2017", shape=(8, 8), n_scenes=2, learn=("stations_m",)).encoder
+    radius = globe.stations_m.detach().norm(dim=1)
+    with torch.no_grad():
+        for encoder in (flat, globe):
+            encoder.stations_m.add_(0.1 * encoder.stations_m.abs().max() * torch.rand(encoder.stations_m.shape))
+    assert not flat.positions_m()[:, 2].any()
+    torch.testing.assert_close(flat.positions_m()[:, :2], flat.stations_m[:, :2])
+    torch.testing.assert_close(globe.positions_m().norm(dim=1), radius)
+
+
+def test_learned_hours_see_the_source() -> None:
+    encoder = radio_interferometer(
+        shape=(8, 8), n_stations=4, n_scenes=2, lowest_elevation_degrees=20.0, learn=("hour_angles_rad",)
+    ).encoder
+    low, high = encoder.parameter_domain["hour_angles_rad"]
+    with torch.no_grad():
+        encoder.hour_angles_rad.fill_(high)
+        lowest = float(encoder.elevation_rad().min())
+    assert lowest == pytest.approx(math.radians(20.0), abs=1e-9)
+    assert low == -high
+    with pytest.raises(ValueError, match="learn: need antennas of one latitude for hour_angles_rad"):
+        radio_interferometer("eht2017", shape=(8, 8), n_scenes=2, learn=("hour_angles_rad",))

@@ -216,11 +216,11 @@ def test_what_is_wrong_is_named() -> None:
     scene = torch.zeros(1, 1, 16, 12)
     with pytest.raises(ValueError, match=r"design: need one of .*'fan'.*got 'helical'"):
         x_ray_ct("helical", scenes=scene)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"photons_per_view: need at least 0, got -1"):
+    with pytest.raises(ValueError, match=r"photons: need a positive number, got -1"):
         x_ray_ct(shape=(16, 12), views=1, photons=-1.0, scenes=scene)
     with pytest.raises(ValueError, match=r"source_mm: need more than"):
         x_ray_ct("fan", shape=(16, 12), source_mm=10.0, scenes=scene)
-    with pytest.raises(ValueError, match=r"learn: need names among angles_rad, offset_mm, got 'dose'"):
+    with pytest.raises(ValueError, match=r"learn: need names among photons_per_view, angles_rad, offset_mm, got 'dose'"):
         x_ray_ct(shape=(16, 12), scenes=scene, learn=("dose",))
 
 
@@ -251,3 +251,12 @@ def test_tooth_reconstructs() -> None:
     moved = study.reconstruct(scan._replace(thickness=scan.thickness.roll(6, dims=-1)), row=1)
     assert moved.axis_bin == pytest.approx(found.axis_bin + 6, abs=1.0)
     assert moved.residual < 0.02
+
+
+def test_a_fan_that_grows_spreads_its_dose() -> None:
+    encoder, _, _ = x_ray_ct("fan", shape=(8, 8), views=4, n_scenes=2, learn=("source_mm", "detector_mm"))
+    before = encoder.photons()
+    with torch.no_grad():
+        encoder.projection.source_mm.mul_(2.0)
+        encoder.projection.detector_mm.mul_(2.0)
+    torch.testing.assert_close(encoder.photons(), before / 4)

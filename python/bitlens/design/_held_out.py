@@ -21,12 +21,12 @@ Labels = Sequence[object] | NDArray[Any] | Tensor | None
 
 
 @torch.no_grad()
-def judge_means(mean: Tensor, noise: NoiseModel, groups: Labels, seed: int) -> Judged:
+def judge_means(mean: Tensor, noise: NoiseModel, groups: Labels, seed: int, method: str = "auto") -> Judged:
     """What measurements of `mean` carry; one seed gives every design the same noise draws and splits."""
     draws = torch.Generator(device=mean.device).manual_seed(derived_seed(seed, "noise"))
     measured = noise.sample(mean, draws)
     splits = torch.Generator().manual_seed(derived_seed(seed, "splits"))
-    return judge(measured, noise, mean=mean, groups=groups, generator=splits)
+    return judge(measured, noise, mean=mean, method=method, groups=groups, generator=splits)
 
 
 @final
@@ -37,6 +37,7 @@ class HeldOut:
     scenes: Tensor
     groups: Labels
     seed: int
+    method: str = "auto"
 
     @torch.no_grad()
     def means(self, encoder: Encoder) -> Tensor:
@@ -45,4 +46,4 @@ class HeldOut:
 
     def judge(self, encoder: Encoder, noise: NoiseModel) -> Judged:
         """What the measurements of these scenes carry."""
-        return judge_means(self.means(encoder), noise, self.groups, self.seed)
+        return judge_means(self.means(encoder), noise, self.groups, self.seed, self.method)

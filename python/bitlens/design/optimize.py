@@ -22,7 +22,7 @@ from bitlens.design.objectives import OBJECTIVES, GaussianObjective, Objective, 
 from bitlens.design.result import DesignResult, DesignStep, Encoder
 from bitlens.estimators._closed_form import check_moments
 from bitlens.estimators._inputs import whole_number
-from bitlens.estimators._judge import stderr_of_difference_bits
+from bitlens.estimators._judge import METHODS, stderr_of_difference_bits
 from bitlens.estimators._seeds import derived_seed, take_seed
 from bitlens.kernels import _backend
 from bitlens.noise import NoiseModel
@@ -61,6 +61,7 @@ def optimize_design(
     checkpoint: str | os.PathLike[str] | None = None,
     judge_scenes: Tensor | NDArray[Any] | None = None,
     judge_groups: Sequence[object] | NDArray[Any] | Tensor | None = None,
+    judge_method: str = "auto",
 ) -> DesignResult:
     """A copy of encoder and noise that carries more bits: steps up an estimate of the information, noise drawn afresh.
 
@@ -74,13 +75,14 @@ def optimize_design(
         plateau_window: stop once this many steps gain nothing more (see `has_plateaued`); None: all steps.
         checkpoint: a file that keeps what is done: Ctrl-C ends the steps, the same call goes on.
         judge_scenes: scenes of other images, for `before` and `after`; default a quarter of `scenes`, held out.
+        judge_method: of `estimate_information`; "auto" tries many densities, which may take longer than the steps.
 
     Raises:
         TypeError, ValueError: an argument that cannot be used, named with what it needs and what came.
 
     Reference: Pinkard et al. 2024, arXiv 2405.20559; Kingma and Ba 2015, arXiv 1412.6980.
     """
-    _check_choices(encoder, noise, objective, optimizer, n_steps)
+    _check_choices(encoder, noise, objective, optimizer, n_steps, judge_method)
     share = _schedule(schedule)
     n_starts = whole_number("n_starts", n_starts, 1)
     if not (math.isfinite(start_spread) and start_spread > 0):
@@ -119,7 +121,7 @@ def optimize_design(
             raise ValueError(f"generator: need one of seed {saved.seed} to go on with the checkpoint, got seed {seed}")
         seed = seed if saved is None else saved.seed
     run = Run(optimizer, n_starts, start_spread, callback, checkpoint, fingerprint, saved)
-    fitting, held_out, warnings = _split(given_scenes, judged.get("judge_scenes"), judge_groups, seed)
+    fitting, held_out, warnings = _split(given_scenes, judged.get("judge_scenes"), judge_groups, seed, judge_method)
     n_batch = _batch_size(batch_size, fitting.shape[0])
     problem = Problem(encoder, noise, fitting, learned, limits, rates, n_steps, n_batch, share, plateau_window, seed)
     with _backend.reproducible():
@@ -161,7 +163,9 @@ def optimize_design(
     )
 
 
-def _check_choices(encoder: object, noise: object, objective: object, optimizer: object, n_steps: int) -> None:
+def _check_choices(
+    encoder: object, noise: object, objective: object, optimizer: object, n_steps: int, judge_method: str
+) -> None:
     if not (isinstance(objective, Objective) or objective in OBJECTIVES):
         raise ValueError(f"objective: need one of {', '.join(map(repr, OBJECTIVES))}, got {objective!r}")
     if optimizer not in ("adam", "lbfgs"):
@@ -173,6 +177,8 @@ def _check_choices(encoder: object, noise: object, objective: object, optimizer:
     if objective == "gaussian":
         check_moments(noise)
     whole_number("n_steps", n_steps, 1)
+    if judge_method not in METHODS:
+        raise ValueError(f"judge_method: need one of {', '.join(map(repr, METHODS))}, got {judge_method!r}")
 
 
 def _check_line_search(objective: object, limits: Mapping[str, Sequence[Constraint]]) -> None:
@@ -233,6 +239,7 @@ def _split(
     judge_scenes: Tensor | None,
     judge_groups: Sequence[object] | NDArray[Any] | Tensor | None,
     seed: int,
+    judge_method: str,
 ) -> tuple[Tensor, HeldOut, list[str]]:
     """Scenes to climb on, those that judge, and what to say about them."""
     if judge_scenes is not None:
@@ -240,7 +247,7 @@ def _split(
             raise ValueError(f"judge_scenes: need at least {_MINIMUM_JUDGED}, got {judge_scenes.shape[0]}")
         if scenes.shape[0] < 2:
             raise ValueError(f"scenes: need at least 2, got {scenes.shape[0]}")
-        return scenes, HeldOut(judge_scenes, judge_groups, seed), []
+        return scenes, HeldOut(judge_scenes, judge_groups, seed, judge_method), []
     if judge_groups is not None:
         raise ValueError("judge_groups: need judge_scenes with them, got none")
     n_judged = max(_MINIMUM_JUDGED, round(_HELD_OUT_SHARE * scenes.shape[0]))
@@ -252,7 +259,7 @@ def _split(
         f"before and after are judged on {n_judged} of the given scenes, held out: if these come from the same "
         "images as the others the gain may look larger than on new images; pass judge_scenes"
     )
-    return scenes[order[n_judged:]], HeldOut(scenes[order[:n_judged]], None, seed), [note]
+    return scenes[order[n_judged:]], HeldOut(scenes[order[:n_judged]], None, seed, judge_method), [note]
 
 
 def _batch_size(given: int | None, n_scenes: int) -> int:

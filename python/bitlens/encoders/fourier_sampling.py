@@ -31,6 +31,7 @@ class CartesianSampling(LinearEncoder):
 
     mask: Tensor
     sensitivities: Tensor | None
+    coil_power: Tensor | None
     sampled: Tensor | None
     mean_square: Tensor | None
 
@@ -52,7 +53,8 @@ class CartesianSampling(LinearEncoder):
             sensitivities: complex (coil, row, column); default one coil of sensitivity 1. Held as pairs of real
                 channels (2 coil, row, column).
             complex_scene: whether scenes have two channels, real and imaginary part.
-            learn: "mask", "sensitivities" to optimise: `nn.Parameter` instead of buffers.
+            learn: "mask", "sensitivities" to optimise: `nn.Parameter` instead of buffers; of the latter the proportions
+                between coils, whose sum of squares at each pixel stays.
 
         Raises:
             ValueError: a wrong shape, a mask that is negative or empty, a compact mask to learn, an unknown name.
@@ -80,6 +82,7 @@ class CartesianSampling(LinearEncoder):
                 f"got {tuple(coils.shape[1:])}"
             )
         register(self, {"mask": weights, "sensitivities": coils}, learn)
+        self.register_buffer("coil_power", coil_power(coils))
         # A weight is an amplitude; without a mean square, what they add up to is for a constraint to hold.
         self.parameter_domain: Mapping[str, tuple[float | None, float | None]] = {
             "mask": (0.0, None),
@@ -102,7 +105,7 @@ class CartesianSampling(LinearEncoder):
 
     def A(self, scene: Tensor | np.ndarray) -> Tensor:
         """k-space samples as pairs of real channels; see the class for shapes."""
-        images = coil_images(scene, self.sensitivities, self.complex_scene)
+        images = coil_images(scene, coil_maps(self.sensitivities, self.coil_power), self.complex_scene)
         rows_and_columns = tuple(self.mask.shape)
         if tuple(images.shape[-2 : -2 + self.mask.ndim or None]) != rows_and_columns:
             raise ValueError(f"scene: need {rows_and_columns} for the mask, got shape {tuple(images.shape)}")
@@ -133,7 +136,8 @@ class CartesianSampling(LinearEncoder):
             samples = channels_to_samples(measured) * weights.flatten()[self.sampled]
             flat = samples.new_zeros(*samples.shape[:2], self.mask.numel())
             transform = flat.index_copy(-1, self.sampled, samples).unflatten(-1, tuple(self.mask.shape))
-        return join_coils(_centred(transform, torch.fft.ifft2), self.sensitivities, self.complex_scene)
+        maps = coil_maps(self.sensitivities, self.coil_power)
+        return join_coils(_centred(transform, torch.fft.ifft2), maps, self.complex_scene)
 
     def extra_repr(self) -> str:
         share = float((self.mask.detach() != 0).double().mean())
@@ -211,6 +215,8 @@ def sensitivity_channels(sensitivities: Tensor | np.ndarray | None) -> Tensor | 
 
 def register(encoder: nn.Module, values: dict[str, Tensor | None], learn: Sequence[str]) -> None:
     """Hold `values` as parameters where `learn` names them, else as buffers."""
+    if isinstance(learn, str):
+        raise TypeError(f"learn: need a sequence of names, got {learn!r}")
     for name in learn:
         if name not in values:
             raise ValueError(f"learn: need names among {', '.join(values)}, got {name!r}")
@@ -223,8 +229,22 @@ def register(encoder: nn.Module, values: dict[str, Tensor | None], learn: Sequen
             encoder.register_buffer(name, value)
 
 
+def coil_power(coils: Tensor | None) -> Tensor | None:
+    """Sum of squares of all coils at each pixel, (row, column), of sensitivities as channels."""
+    return None if coils is None else coils.detach().square().sum(0)
+
+
+def coil_maps(sensitivities: Tensor | None, power: Tensor | None) -> Tensor | None:
+    """Sensitivities as channels whose sum of squares at each pixel is `power`: none grows for nothing when learned."""
+    if sensitivities is None or power is None:
+        return sensitivities
+    present = sensitivities.square().sum(0)
+    # No sensitivity has no proportions: 0 of 1.
+    return sensitivities * (power / torch.where(present > 0, present, 1.0)).sqrt()
+
+
 def coil_domain(coils: Tensor | None) -> dict[str, tuple[float | None, float | None]]:
-    """Of sensitivities as channels: no part beyond the largest given, so that no coil grows for nothing."""
+    """Of sensitivities as channels: `coil_maps` takes their proportions alone."""
     if coils is None:
         return {}
     largest = float(coils.abs().max())

@@ -16,6 +16,8 @@ from bitlens.encoders.fourier_sampling import (
     channels_to_samples,
     coil_domain,
     coil_images,
+    coil_maps,
+    coil_power,
     coil_scale,
     join_coils,
     register,
@@ -53,6 +55,7 @@ class NonuniformSampling(LinearEncoder):
 
     trajectory: Tensor
     sensitivities: Tensor | None
+    coil_power: Tensor | None
 
     def __init__(
         self,
@@ -70,7 +73,8 @@ class NonuniformSampling(LinearEncoder):
             sensitivities: complex (coil, row, column); default one coil of sensitivity 1. Held as pairs of real
                 channels (2 coil, row, column).
             complex_scene: whether scenes have two channels, real and imaginary part.
-            learn: "trajectory", "sensitivities" to optimise: `nn.Parameter` instead of buffers.
+            learn: "trajectory", "sensitivities" to optimise: `nn.Parameter` instead of buffers. Nothing limits the
+                gradients and slew rates of a learned trajectory; of sensitivities the proportions between coils count.
 
         Raises:
             ImportError: finufft is not installed.
@@ -89,6 +93,7 @@ class NonuniformSampling(LinearEncoder):
         if coils is not None and tuple(coils.shape[1:]) != self.shape:
             raise ValueError(f"sensitivities: need {self.shape} rows and columns, got {tuple(coils.shape[1:])}")
         register(self, {"trajectory": points, "sensitivities": coils}, learn)
+        self.register_buffer("coil_power", coil_power(coils))
         # Beyond half a cycle per pixel the samples repeat those within.
         highest = max(max(self.shape) / 2, float(points.abs().max()) if points.numel() else 0.0)
         self.parameter_domain: Mapping[str, tuple[float | None, float | None]] = {
@@ -123,7 +128,7 @@ class NonuniformSampling(LinearEncoder):
 
     def A(self, scene: Tensor | np.ndarray) -> Tensor:
         """Samples (batch, 2 coil, ...) as pairs of real channels."""
-        images = coil_images(scene, self.sensitivities, self.complex_scene)
+        images = coil_images(scene, coil_maps(self.sensitivities, self.coil_power), self.complex_scene)
         if tuple(images.shape[-2:]) != self.shape:
             raise ValueError(f"scene: need {self.shape} rows and columns, got {tuple(images.shape)}")
         values = image_to_samples(images.flatten(0, 1), self._points(), tolerance=_TOLERANCE[images.real.dtype])
@@ -141,7 +146,7 @@ class NonuniformSampling(LinearEncoder):
             samples.flatten(0, 1), self._points(), self.shape, tolerance=_TOLERANCE[measured.dtype]
         )
         images = (self._scale() * images).to(samples.dtype).unflatten(0, samples.shape[:2])
-        return join_coils(images, self.sensitivities, self.complex_scene)
+        return join_coils(images, coil_maps(self.sensitivities, self.coil_power), self.complex_scene)
 
     def extra_repr(self) -> str:
         learned = tuple(name for name, _ in self.named_parameters())

@@ -25,12 +25,17 @@ def check_scenes(
     None leaves a size open. `lower` is the least value that a scene may have: 0 for light, None for any.
 
     Raises:
-        TypeError: complex values, or nothing that can be an array.
+        TypeError: complex values, 8 bit photographs, or nothing that can be an array.
         ValueError: no scene, another number of axes or another size, NaN or infinity, a value below `lower`.
     """
     if not isinstance(scenes, (Tensor, np.ndarray)):
         raise TypeError(f"scenes: need a tensor or an array, got {type(scenes).__name__}")
     tensor = scenes if isinstance(scenes, Tensor) else torch.from_numpy(np.require(scenes, requirements="W"))
+    if tensor.dtype == torch.uint8 and bool((tensor > 1).any()):
+        raise TypeError(
+            "scenes: need values in the unit of the system, got a photograph's 8 bit ones: "
+            "bitlens.datasets.linearize_srgb(images / 255) is its light"
+        )
     if not (tensor.is_complex() or tensor.dtype in (torch.float32, torch.float64)):
         tensor = tensor.to(torch.float32)
     planes = as_planes("scenes", tensor, channels=channels, rows=rows, columns=columns)
@@ -41,6 +46,12 @@ def check_scenes(
     if lower is not None and float(planes.min()) < lower:
         raise ValueError(f"scenes: need values of at least {lower:g}, got {float(planes.min()):g}")
     return planes
+
+
+def check_names(learn: object) -> None:
+    """TypeError where one string came for a sequence of names."""
+    if isinstance(learn, str):
+        raise TypeError(f"learn: need a sequence of names, got {learn!r}")
 
 
 def check_shape(shape: Sequence[int], name: str = "shape", *, least: int = 1) -> tuple[int, int]:

@@ -73,7 +73,10 @@ class DispersedLight(LinearEncoder):
         super().__init__()
         positions = as_values("band_positions", band_positions, "(band,)", (1,)).double()
         self.register_buffer("band_positions", within("band_positions", positions, 0.0, 1.0))
-        dispersion = as_values("dispersion_pixels", dispersion_pixels, "a number", (0,)).double()
+        dispersion = within(
+            "dispersion_pixels", as_values("dispersion_pixels", dispersion_pixels, "a number", (0,)), 0.0
+        )
+        dispersion = dispersion.double()
         largest = float(dispersion) if largest_dispersion_pixels is None else largest_dispersion_pixels
         transmission = as_values("mask", mask, "(row, column) or (band, row, column)", (2, 3)).double()
         light = as_values("photons", photons, "a number or one per band", (0, 1)).double()

@@ -15,6 +15,7 @@ from bitlens.encoders.fourier_sampling import CartesianSampling, birdcage_sensit
 from bitlens.encoders.nonuniform_fourier import NonuniformSampling, radial_trajectory, spiral_trajectory
 from bitlens.noise import GaussianNoise
 from bitlens.systems._checks import check_count, scenes_and_shape
+from bitlens.systems._wave_checks import check_positive
 from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
 
 MRIDesign = Literal["full", "uniform", "variable_density", "radial", "spiral"]
@@ -54,7 +55,8 @@ def mri(
         snr: of a pixel of 1 in a full scan by one coil of sensitivity 1; 20 to 50 are common in brains.
         calibration_share: of all lines, in the middle, that "variable_density" takes whole.
         complex_scene: scenes (n, 2, row, column) with a smooth phase.
-        learn: "mask" or, off the grid, "trajectory" (cycles per field of view); "sensitivities" of several coils.
+        learn: "mask" or, off the grid, "trajectory" (cycles per field of view; scanners limit its speed and slew, this
+            does not); "sensitivities" of several coils.
 
     Reference: Pruessmann et al. 1999 (as above); Lustig et al. 2007, doi:10.1002/mrm.21391 (variable density).
     """
@@ -64,10 +66,9 @@ def mri(
         scenes, shape, n_scenes, default=(64, 64), channels=2 if complex_scene else 1, lower=None
     )
     check_count("coils", coils)
-    if not (math.isfinite(acceleration) and 1 <= acceleration <= shape[0]):
+    acceleration, snr = check_positive("acceleration", acceleration), check_positive("snr", snr)
+    if not 1 <= acceleration <= shape[0]:
         raise ValueError(f"acceleration: need 1 to {shape[0]}, the number of lines, got {acceleration}")
-    if not (math.isfinite(snr) and snr > 0):
-        raise ValueError(f"snr: need a positive number, got {snr}")
     if not 0 <= calibration_share <= 1:
         raise ValueError(f"calibration_share: need 0 to 1, got {calibration_share}")
     maps = birdcage_sensitivities(coils, shape) if coils != 1 else None

@@ -15,6 +15,7 @@ from bitlens.encoders.detector import Values, as_planes, as_values, hold, within
 from bitlens.encoders.nonuniform_fourier import image_to_samples, samples_to_image
 from bitlens.noise import GaussianNoise
 from bitlens.systems._checks import check_count, check_shape, scenes_and_shape
+from bitlens.systems._wave_checks import check_positive
 from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
 
 InterferometerDesign = Literal["y_shaped", "circle", "random", "eht2017"]
@@ -79,6 +80,7 @@ class VisibilitySampling(LinearEncoder):
     stations_m: Tensor
     hour_angles_rad: Tensor
     wavelength_mm: Tensor
+    heights_m: Tensor
     pairs: Tensor
     times: Tensor
 
@@ -102,10 +104,12 @@ class VisibilitySampling(LinearEncoder):
                 None, geocentric x (Greenwich), y (90 degrees east), z (north), with Greenwich hour angles.
             shape: (row, column) of scenes.
             lowest_elevation_rad: both antennas see the source at least so high.
-            learn: "stations_m", "hour_angles_rad", "wavelength_mm"; what is visible stays as it was at first.
+            learn: "stations_m" (along the ground: heights, or radii of geocentric ones, stay), "hour_angles_rad" of
+                local antennas, "wavelength_mm"; what is visible stays as it was at first.
 
         Raises:
-            ValueError: a value out of its range or shape, or no pair that sees the source.
+            ValueError: a value out of its range or shape, no pair that sees the source, or hour angles to learn of
+                antennas all over the Earth, of which each moment shows others.
         """
         super().__init__()
         stations = as_values("stations_m", stations_m, "(station, 3)", (2,)).double()
@@ -119,7 +123,12 @@ class VisibilitySampling(LinearEncoder):
         self.shape, self.pixel_rad = check_shape(shape), float(pixel_rad)
         self.latitude_rad = None if latitude_degrees is None else math.radians(latitude_degrees)
         self.declination_rad = float(declination_rad)
+        if "hour_angles_rad" in learn and latitude_degrees is None:
+            raise ValueError("learn: need antennas of one latitude for hour_angles_rad, got geocentric ones")
         hold(self, {"stations_m": stations, "hour_angles_rad": hours, "wavelength_mm": wavelength}, learn)
+        self.register_buffer(
+            "heights_m", stations[:, 2].clone() if latitude_degrees is not None else stations.norm(dim=1)
+        )
         with torch.no_grad():
             seen = self.elevation_rad() >= lowest_elevation_rad
         first, second = torch.triu_indices(len(stations), len(stations), 1)
@@ -141,12 +150,30 @@ class VisibilitySampling(LinearEncoder):
         self.parameter_domain: Mapping[str, tuple[float | None, float | None]] = {
             "stations_m": (-reach, reach),
             "wavelength_mm": (min(float(wavelength), 2e3 * self.pixel_rad * longest), None),
+            **self._hours_above(lowest_elevation_rad),
         }
+
+    def positions_m(self) -> Tensor:
+        """Where the antennas stand, (station, 3), in the frame of `stations_m`: on the ground, at their heights."""
+        if self.latitude_rad is None:
+            return torch.nn.functional.normalize(self.stations_m, dim=-1) * self.heights_m[:, None]
+        return torch.cat((self.stations_m[:, :2], self.heights_m[:, None]), dim=1)
+
+    def _hours_above(self, lowest_elevation_rad: float) -> dict[str, tuple[float, float]]:
+        """Hour angles at which the source is at least so high at the latitude, where there is one."""
+        if self.latitude_rad is None:
+            return {}
+        product = math.cos(self.latitude_rad) * math.cos(self.declination_rad)
+        height = math.sin(lowest_elevation_rad) - math.sin(self.latitude_rad) * math.sin(self.declination_rad)
+        if product == 0 or height <= -product:
+            return {"hour_angles_rad": (-math.pi, math.pi)}
+        latest = math.acos(min(1.0, height / product))
+        return {"hour_angles_rad": (-latest, latest)}
 
     def elevation_rad(self) -> Tensor:
         """Of the source above the horizon of each station on a sphere, (time, station)."""
         if self.latitude_rad is None:
-            up = torch.nn.functional.normalize(self.stations_m, dim=-1)
+            up = torch.nn.functional.normalize(self.positions_m(), dim=-1)
         else:
             up = _equatorial(torch.tensor([0.0, 0.0, 1.0]).to(self.stations_m), self.latitude_rad)
             up = up.expand_as(self.stations_m)
@@ -157,7 +184,8 @@ class VisibilitySampling(LinearEncoder):
 
     def baselines_wavelengths(self) -> Tensor:
         """u and v of every visibility, (visibility, 2)."""
-        positions = self.stations_m if self.latitude_rad is None else _equatorial(self.stations_m, self.latitude_rad)
+        positions = self.positions_m()
+        positions = positions if self.latitude_rad is None else _equatorial(positions, self.latitude_rad)
         x, y, z = (positions[self.pairs[:, 0]] - positions[self.pairs[:, 1]]).unbind(-1)
         hour = self.hour_angles_rad[self.times]
         u = x * hour.sin() + y * hour.cos()
@@ -189,7 +217,7 @@ def radio_interferometer(
     design: InterferometerDesign = "y_shaped",
     *,
     shape: tuple[int, int] | None = None,
-    n_stations: int = 9,
+    n_stations: int | None = None,
     extent_m: float = 1000.0,
     declination_degrees: float | None = None,
     hour_angles_h: Sequence[float] | None = None,
@@ -207,7 +235,7 @@ def radio_interferometer(
 ) -> ImagingSystem:
     """z_jk = sum x exp(-2 pi i (u l + v m)) + n, both parts of n ~ Normal(0, SEFD_j SEFD_k / (2 B t efficiency^2)).
 
-    "y_shaped": three arms as at the Very Large Array; "circle"; "random", in a disc: `n_stations` on flat ground
+    "y_shaped": three arms as at the Very Large Array; "circle"; "random", in a disc: `n_stations` (9) on flat ground
     within `extent_m`, at 6 cm; "eht2017": the eight stations of the Event Horizon Telescope at 1.3 mm. Equal scans.
 
     Args:
@@ -224,7 +252,11 @@ def radio_interferometer(
     if design not in get_args(InterferometerDesign):
         raise ValueError(f"design: need one of {get_args(InterferometerDesign)}, got {design!r}")
     scenes, shape = scenes_and_shape(scenes, shape, n_scenes, default=(32, 32))
-    check_count("n_stations", n_stations, least=3)
+    if design == "eht2017" and n_stations is not None:
+        raise ValueError(f"n_stations: need none with design 'eht2017', whose eight stations stand, got {n_stations}")
+    n_stations = check_count("n_stations", 9 if n_stations is None else n_stations, least=3)
+    if flux_jy is not None:
+        check_positive("flux_jy", flux_jy)
     preset = _EHT if design == "eht2017" else _LOCAL
     stations = station_layout(design, n_stations, extent_m)
     wavelength = preset.wavelength_mm if wavelength_mm is None else wavelength_mm

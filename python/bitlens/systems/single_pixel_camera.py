@@ -15,7 +15,7 @@ from bitlens.encoders.detector import as_planes, as_real, as_values, hold, withi
 from bitlens.encoders.masks import MaskKind
 from bitlens.encoders.patterns import HadamardOrder
 from bitlens.noise import PoissonGaussianNoise
-from bitlens.systems._checks import check_count, scenes_and_shape
+from bitlens.systems._checks import check_count, check_names, scenes_and_shape
 from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
 
 SinglePixelDesign = Literal["hadamard", "hadamard_differential", "random_binary", "random_real", "raster"]
@@ -194,6 +194,7 @@ def single_pixel_camera(
     """
     if design not in get_args(SinglePixelDesign):
         raise ValueError(f"design: need one of {get_args(SinglePixelDesign)}, got {design!r}")
+    check_names(learn)
     unknown = [name for name in learn if name not in ("patterns", "time_weights")]
     if unknown:
         raise ValueError(f"learn: need names among patterns, time_weights, got {unknown[0]!r}")

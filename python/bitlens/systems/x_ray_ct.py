@@ -14,9 +14,11 @@ from bitlens.datasets.phantoms_ellipses import body_slices
 from bitlens.encoders.detector import Values, as_planes, as_values, hold, within
 from bitlens.encoders.tomography import FanProjection, ParallelProjection
 from bitlens.noise import PoissonGaussianNoise
-from bitlens.systems._checks import check_count, scenes_and_shape
+from bitlens.systems._checks import check_count, check_names, scenes_and_shape
+from bitlens.systems._wave_checks import check_positive
 from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
 
+_LEARNED = ("photons_per_view", "angles_rad", "offset_mm")
 XRayDesign = Literal["parallel", "fan", "sparse_view", "limited_angle"]
 
 DESCRIPTION = SystemDescription(
@@ -55,6 +57,7 @@ class TransmissionTomography(nn.Module):
     photons_per_view: Tensor
     dose_photons: Tensor
     background_photons: Tensor
+    source_to_detector_mm: Tensor
 
     def __init__(
         self,
@@ -86,12 +89,24 @@ class TransmissionTomography(nn.Module):
         self.register_buffer("dose_photons", of_views.sum())
         self.parameter_scale: Mapping[str, float] = {"photons_per_view": 0.3 * float(of_views.mean()) or 1.0}
         hold(self, {"photons_per_view": of_views}, learn)
+        # From the source to the detector, over which photons on an element fall with the square.
+        self.register_buffer("source_to_detector_mm", self._source_to_detector().detach().clone())
 
     def photons(self) -> Tensor:
-        """Of each view on an element with nothing before it, (view,): their sum is the dose that was given."""
+        """Of each view on an element with nothing before it, (view,): their sum is the dose that was given.
+
+        A fan whose learned distances grow apart spreads it: by the inverse square of source to detector.
+        """
         total = self.photons_per_view.sum()
         # No dose has no shares: 0 of 1.
-        return self.photons_per_view * (self.dose_photons / torch.where(total > 0, total, 1.0))
+        shares = self.photons_per_view / torch.where(total > 0, total, 1.0)
+        return self.dose_photons * shares * (self.source_to_detector_mm / self._source_to_detector()).square()
+
+    def _source_to_detector(self) -> Tensor:
+        """Distance, mm; 1 for parallel rays, whose photons do not spread."""
+        if isinstance(self.projection, FanProjection):
+            return self.projection.source_mm + self.projection.detector_mm
+        return torch.ones((), dtype=torch.float64, device=self.photons_per_view.device)
 
     def forward(self, scene: Tensor | np.ndarray) -> Tensor:
         """Mean photons (batch, channel, view, bin) of attenuations (batch, channel, row, column), 1 / mm."""
@@ -141,8 +156,14 @@ def x_ray_ct(
         raise ValueError(f"design: need one of {get_args(XRayDesign)}, got {design!r}")
     check_count("views", views)
     scenes, shape = scenes_and_shape(scenes, shape, n_scenes, default=(64, 64))
-    if not (math.isfinite(pixel_mm) and pixel_mm > 0):
-        raise ValueError(f"pixel_mm: need a positive number, got {pixel_mm}")
+    pixel_mm, photons = check_positive("pixel_mm", pixel_mm), check_positive("photons", photons)
+    if bins is not None:
+        check_count("bins", bins)
+    check_names(learn)
+    known = (*_LEARNED, *(("source_mm", "detector_mm") if design == "fan" else ()))
+    for name in learn:
+        if name not in known:
+            raise ValueError(f"learn: need names among {', '.join(known)}, got {name!r}")
     geometry = tuple(name for name in learn if name != "photons_per_view")
     count = max(1, views // 4) if design == "sparse_view" else views
     turn = {"fan": 2 * math.pi, "limited_angle": 2 * math.pi / 3}.get(design, math.pi)

@@ -141,7 +141,7 @@ def source_entropy(
     """-E log q(target) on held-out images (n, channel, row, column), nats per image, q the best of `densities`.
 
     Every image is scored by a fit to other groups, in five folds. Default densities: a full and a stationary Gaussian,
-    a Gaussian mixture.
+    a Gaussian mixture; one that so few images cannot be fitted to is left out.
 
     Raises:
         TypeError, ValueError: a target that cannot be used, named with what it needs.
@@ -152,17 +152,22 @@ def source_entropy(
     if densities is None:
         densities = (GaussianDensity(), StationaryGaussianDensity(), GaussianMixtureDensity())
     best: tuple[float, Tensor, str] | None = None
+    refused: list[str] = []
     for density in densities:
         rows = torch.empty(len(images), dtype=torch.float64)
-        for fold in fold_rows(labels, _N_FOLDS, derived_seed(seed, "entropy folds")):
-            others = torch.ones(len(images), dtype=torch.bool)
-            others[fold] = False
-            rows[fold] = -density.fit(images[others]).log_prob(images[fold])
+        try:
+            for fold in fold_rows(labels, _N_FOLDS, derived_seed(seed, "entropy folds")):
+                others = torch.ones(len(images), dtype=torch.bool)
+                others[fold] = False
+                rows[fold] = -density.fit(images[others]).log_prob(images[fold])
+        except ValueError as error:  # such as a full Gaussian of more values than images
+            refused.append(f"{type(density).__name__}: {error}")
+            continue
         value = float(rows.mean())
         if math.isfinite(value) and (best is None or value < best[0]):
             best = value, rows, type(density).__name__
     if best is None:
-        raise ValueError("target: need images that a density can be fitted to, got none that any was")
+        raise ValueError(f"target: need images that a density can be fitted to; {'; '.join(refused)}")
     value, rows, name = best
     totals = torch.zeros(int(labels.max()) + 1, dtype=torch.float64).index_add_(0, labels, rows - value)
     stderr = float(torch.linalg.vector_norm(totals)) / len(rows)
