@@ -41,6 +41,8 @@ class Objective(ABC):
     """
 
     name: ClassVar[str]
+    # Of the default learning rate: what lags behind the design wants smaller steps.
+    step_share: ClassVar[float] = 1.0
 
     @abstractmethod
     def nats(self, batch: Batch) -> Tensor:
@@ -100,8 +102,10 @@ class DensityObjective(Objective):
     """
 
     name = "density"
+    # Larger steps climb the errors of a density that was fitted to the design of some steps before.
+    step_share = 0.2
 
-    def __init__(self, density: Density | None = None, *, refit_every: int = 10, n_fit: int = 1000) -> None:
+    def __init__(self, density: Density | None = None, *, refit_every: int = 5, n_fit: int = 1000) -> None:
         if density is not None and not isinstance(density, Density):
             raise TypeError(f"density: need a density of bitlens.densities or None, got {type(density).__name__}")
         _at_least("refit_every", refit_every, 1)

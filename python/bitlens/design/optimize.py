@@ -137,6 +137,9 @@ def optimize_design(
                 "fitted to so few are poor, and may order designs wrongly; pass more judge_scenes"
             )
         chosen = choose_objective(objective, noise, means, estimate.bits, estimate.stderr_bits or 0.0, n_batch)
+        if learning_rate is None and chosen.objective.step_share != 1:
+            rates = {name: chosen.objective.step_share * rate for name, rate in rates.items()}
+            problem = problem._replace(rates=rates)
         best, starts, ends = climb_all(problem, chosen.objective, first, scales, run)
         warnings += notes + ends
         best.settle()
