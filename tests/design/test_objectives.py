@@ -187,3 +187,22 @@ def test_bad_settings(make: object, message: str) -> None:
         make()  # type: ignore[operator]
     with pytest.raises(TypeError, match=r"density: need a density of bitlens\.densities or None, got str"):
         DensityObjective("gaussian")  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_what_lags_behind_takes_smaller_steps_unless_told() -> None:
+    def first_rate(objective: Objective | str, rate: float | None) -> float:
+        result = optimize_design(
+            Shares(torch.tensor([0.4, 1.6], dtype=torch.float64)),
+            GaussianNoise(1.0),
+            scenes(200),
+            objective=objective,  # type: ignore[arg-type]
+            n_steps=1,
+            learning_rate=rate,
+            generator=torch.Generator().manual_seed(0),
+        )
+        return result.history[0].learning_rate
+
+    assert first_rate("gaussian", None) == pytest.approx(0.05)
+    assert first_rate(DensityObjective(GaussianDensity()), None) == pytest.approx(0.01)
+    assert first_rate(DensityObjective(GaussianDensity()), 0.05) == pytest.approx(0.05)
