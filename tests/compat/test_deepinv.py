@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import math
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,101 @@ def test_a_missing_deepinv_is_named_with_the_command_that_brings_it(monkeypatch:
     monkeypatch.delitem(sys.modules, "bitlens.compat.deepinv", raising=False)
     with pytest.raises(ImportError, match=r"pip install bitlens\[deepinv\]"):
         importlib.import_module("bitlens.compat.deepinv")
+
+
+# ---- Without deepinv: its classes as far as ours build on them ----
+
+
+class StubPhysics(nn.Module):
+    def __init__(self, A: Any, noise_model: nn.Module) -> None:
+        super().__init__()
+        self.A, self.noise_model = A, noise_model
+
+    def forward(self, scene: Tensor) -> Tensor:
+        return self.noise_model(self.A(scene))
+
+
+class StubLinearPhysics(StubPhysics):
+    def __init__(self, A: Any, A_adjoint: Any, img_size: object, noise_model: nn.Module) -> None:
+        super().__init__(A, noise_model)
+        self.A_adjoint, self.img_size = A_adjoint, img_size
+
+
+class StubNoise(nn.Module):
+    def __init__(self, rng: torch.Generator | None = None, **numbers: float) -> None:
+        super().__init__()
+        self.rng, self.numbers = rng, numbers
+
+    def rng_manual_seed(self, seed: int | None) -> None:
+        if seed is not None and self.rng is not None:
+            self.rng.manual_seed(seed)
+
+    def forward(self, mean: Tensor) -> Tensor:
+        return mean
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """bitlens.compat.deepinv over these stubs, installed or not; its noise is our own or none."""
+    classes = types.ModuleType("deepinv.physics")
+    classes.Physics, classes.LinearPhysics = StubPhysics, StubLinearPhysics  # type: ignore[attr-defined]
+    for name in ("NoiseModel", "ZeroNoise", "GaussianNoise", "PoissonNoise", "PoissonGaussianNoise"):
+        setattr(classes, name, type(name, (StubNoise,), {}))
+    package = types.ModuleType("deepinv")
+    package.physics = classes  # type: ignore[attr-defined]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "deepinv"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "deepinv", package)
+    monkeypatch.setitem(sys.modules, "deepinv.physics", classes)
+    monkeypatch.delitem(sys.modules, "bitlens.compat.deepinv", raising=False)
+    monkeypatch.setattr(bitlens.compat, "deepinv", None, raising=False)
+    try:
+        yield importlib.import_module("bitlens.compat.deepinv")
+    finally:
+        sys.modules.pop("bitlens.compat.deepinv", None)  # the next import is of the true one
+
+
+def test_the_mean_of_every_systems_physics_is_the_encoders_own(stub: Any) -> None:
+    linear_names, affine_names = set(), set()
+    for name, (encoder, noise, scenes) in small_systems():
+        wide = systems.ImagingSystem(encoder.double(), noise, scenes[:2].double())
+        ours = stub.as_physics(wide, generator=generator())
+        mean = encoder(wide.scenes)
+        assert torch.equal(ours.A(wide.scenes), mean), name
+        if type(ours.noise_model).__module__ == stub.__name__:  # deepinv's own noise is a stub
+            assert torch.equal(ours(wide.scenes), noise.sample(mean, generator())), name
+        if isinstance(ours, StubLinearPhysics):
+            linear_names.add(name)
+            assert not bool(encoder(torch.zeros_like(wide.scenes)).any()), name
+        elif hasattr(encoder, "A"):
+            affine_names.add(name)
+            empty = ours.A(torch.zeros_like(wide.scenes))
+            torch.testing.assert_close(ours.linear_part.A(wide.scenes) + empty, mean, rtol=1e-9, atol=1e-9)
+            assert isinstance(ours.linear_part, StubLinearPhysics), name
+            assert type(ours.linear_part.noise_model).__name__ == "ZeroNoise", name
+    assert {"mri", "radio_interferometer"} <= linear_names
+    assert {"color_camera", "fluorescence_microscope", "optical_telescope"} <= affine_names
+
+
+def test_what_is_not_known_to_be_linear_is_no_linear_physics(stub: Any) -> None:
+    class Raised(nn.Module):
+        def __init__(self, offset: float) -> None:
+            super().__init__()
+            self.offset = offset
+
+        def A(self, scene: Tensor) -> Tensor:
+            return 2 * scene
+
+        A_adjoint = A
+
+        def forward(self, scene: Tensor) -> Tensor:
+            return self.A(scene) + self.offset
+
+    shape = (1, ROWS, COLUMNS)
+    assert isinstance(stub.as_physics(Raised(0.0), scene_shape=shape), StubLinearPhysics)
+    assert not isinstance(stub.as_physics(Raised(0.1), scene_shape=shape), StubLinearPhysics)
+    assert not isinstance(stub.as_physics(Raised(0.0)), StubLinearPhysics)
+    assert isinstance(stub.as_physics(PSFConvolution(PSF)), StubLinearPhysics)
 
 
 # ---- Ours in deepinv's solvers ----
@@ -213,6 +309,15 @@ def test_ready_made_systems_become_physics(compat: Any, physics: Any) -> None:
     assert isinstance(camera.encoder, Camera)
     assert not isinstance(ours, physics.LinearPhysics)  # dark signal makes it affine
     assert ours.img_size == (1, 64, 64)
+    # Solvers for linear operators take the rest without the dark signal, and its adjoint.
+    assert isinstance(ours.linear_part, physics.LinearPhysics)
+    dark = ours.A(torch.zeros_like(camera.scenes))
+    assert float(dark.min()) > 0
+    torch.testing.assert_close(ours.A(camera.scenes), ours.linear_part(camera.scenes) + dark)
+    assert float(ours.linear_part.adjointness_test(num_samples=2)) < 2e-6
+    assert set(ours.state_dict()) == {f"encoder.{name}" for name in camera.encoder.state_dict()} | {
+        name for name in ours.state_dict() if name.startswith("noise_model.")
+    }
     measured = ours(camera.scenes)
     torch.testing.assert_close(measured, camera.noise.sample(camera.encoder(camera.scenes), generator()))
     direction, weights = random(4, 1, 64, 64, seed=1), torch.randn(measured.shape, generator=generator(2))

@@ -76,6 +76,11 @@ def test_scenes_that_cannot_be_used(make: System) -> None:
     ):
         with pytest.raises(error, match=r"^scenes: need"):
             small(make, scenes=wrong)
+    if make in (fluorescence_microscope, optical_telescope):  # photographs are no linear light around 1
+        with pytest.raises(TypeError, match=r"^scenes: need linear light around 1"):
+            small(make, scenes=torch.full_like(scenes, 200).to(torch.uint8))
+        with pytest.raises(TypeError, match=r"^scenes: need linear light around 1"):
+            small(make, scenes=torch.full_like(scenes, 200).numpy().astype(np.uint16))
     if make is not fourier_ptychography:  # there real and imaginary part have either sign
         with pytest.raises(ValueError, match=r"^scenes: need (values|absorption) of at least 0"):
             small(make, scenes=-1.0 - scenes.abs())
@@ -140,6 +145,30 @@ def test_numbers_that_cannot_be_used(make: System, argument: str, value: object)
         make(**{"n_scenes": 2, argument: value})
 
 
+@pytest.mark.parametrize(
+    ("make", "argument", "value"),
+    [
+        (fluorescence_microscope, "defocus_um", True),
+        (fluorescence_microscope, "emitted_photons", "many"),
+        (fluorescence_microscope, "pupil_phase_waves", "flat"),
+        (fluorescence_microscope, "pupil_phase_waves", torch.zeros(49, 49, dtype=torch.complex64)),
+        (fluorescence_microscope, "zernike_waves", {4: "much"}),
+        (optical_telescope, "exposure_s", None),
+        (optical_telescope, "pupil_transmission", {}),
+        (phase_contrast_microscope, "source_weights", "disc"),
+        (phase_contrast_microscope, "source_weights", [[[1.0, 0.0], [1.0]]]),
+        (phase_contrast_microscope, "illumination_aperture", "wide"),
+        (inline_holography, "shift_um", "half"),
+        (inline_holography, "tilt_rad", (1j, 0.0)),
+        (fourier_ptychography, "led_position_mm", "middle"),
+        (fourier_ptychography, "led_gain", {}),
+    ],
+)
+def test_what_is_no_number_is_named(make: System, argument: str, value: object) -> None:
+    with pytest.raises(TypeError, match=f"^{argument}: need"):
+        make(**{"n_scenes": 2, argument: value})
+
+
 @systems
 def test_what_was_learned_fits_the_plain_encoder(make: System) -> None:
     names = SYSTEMS[make]
@@ -169,6 +198,8 @@ def test_a_start_lies_in_its_domain_and_light_does_not_grow(make: System) -> Non
         assert encoder.parameter_scale[name] > 0
         if name in ("emitted_photons", "photons", "exposure_s", "efficiency", "throughput", "diameter_m", "led_gain"):
             assert high == float(value.max()), name
+        if make is fluorescence_microscope and name in ("numerical_aperture", "immersion_index"):
+            assert (high if name == "numerical_aperture" else low) == float(value), name
 
 
 @pytest.mark.parametrize(
@@ -196,7 +227,7 @@ def test_domains_of_the_psf_end_where_samples_or_window_do(margin_pixels: int) -
     microscope = small(fluorescence_microscope, margin_pixels=margin_pixels).encoder
     telescope = small(optical_telescope, margin_pixels=margin_pixels).encoder
     for encoder, pitch, fine, coarse in (
-        (microscope, "object_pixel_um", [("wavelength_nm", 0), ("numerical_aperture", 1)], "numerical_aperture"),
+        (microscope, "object_pixel_um", [("wavelength_nm", 0)], "numerical_aperture"),
         (telescope, "pixel_um", [("wavelength_nm", 0), ("f_number", 0)], "f_number"),
     ):
 

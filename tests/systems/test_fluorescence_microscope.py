@@ -66,6 +66,52 @@ def test_light_on_the_axis_falls_with_defocus_as_the_integral_over_the_pupil(ape
     assert float(blurred / sharp) == pytest.approx(amplitude("cos") ** 2 + amplitude("sin") ** 2, abs=4e-3)
 
 
+@pytest.mark.parametrize("depth_um", [-12.0, 12.0])
+def test_a_specimen_beyond_the_focus_is_sharp_again_under_the_opposite_zernike_term(depth_um: float) -> None:
+    # Beyond the plane in focus W = depth NA^2 rho^2 / (2 wavelength), of which Noll 4 has the rms over 2 sqrt 3.
+    defocus = depth_um * 0.2**2 / (2 * WAVELENGTH_UM) / (2 * math.sqrt(3))
+    encoder = {"numerical_aperture": 0.2, "object_pixel_um": 0.5}
+    sharp, against, along = (
+        float(image_of_a_point(microscope(60, zernike_waves={4: waves}, defocus_um=z, **encoder))[20, 20])
+        for waves, z in ((0.0, 0.0), (-defocus, depth_um), (defocus, depth_um))
+    )
+    assert against > 0.99 * sharp
+    assert along < 0.3 * sharp
+
+
+def test_line_foci_of_the_astigmatic_design_lie_along_rows_and_columns() -> None:
+    def spread(depth_um: float) -> tuple[float, float]:
+        encoder = fluorescence_microscope("astigmatic", defocus_um=depth_um, n_scenes=1).encoder
+        psf = encoder.psf()[17:-17, 17:-17]  # rings of the soft edge far out weigh too much
+        axis = torch.arange(len(psf), dtype=psf.dtype) - len(psf) // 2
+        return float((psf.sum(1) * axis**2).sum()), float((psf.sum(0) * axis**2).sum())
+
+    (before_rows, before_columns), (beyond_rows, beyond_columns) = spread(-0.5), spread(0.5)
+    assert before_rows == pytest.approx(beyond_columns, rel=0.02)
+    assert before_columns == pytest.approx(beyond_rows, rel=0.02)
+    assert max(before_rows / before_columns, before_columns / before_rows) > 1.3
+
+
+def test_electrons_of_the_default_by_hand() -> None:
+    # sin theta = 0.75: (1 - sqrt(0.4375)) / 2 = 0.16928 of 2000 photons, filters of 0.7, a camera of 0.82, 5 beside.
+    encoder = fluorescence_microscope(n_scenes=1).encoder
+    mean = encoder(torch.ones(1, 1, *encoder.scene_shape((3, 4))))
+    torch.testing.assert_close(mean, torch.full((1, 1, 3, 4), 199.33), rtol=1e-4, atol=0)
+
+
+def test_no_aperture_and_no_index_that_is_in_reach_collects_more_light() -> None:
+    for numbers in ({}, {"numerical_aperture": 1.2, "immersion_index": 1.518}):
+        encoder = fluorescence_microscope(n_scenes=1, margin_pixels=12, **numbers).encoder
+        given = float(encoder.collected_share())
+        for name in ("numerical_aperture", "immersion_index"):
+            start = float(getattr(encoder, name))
+            for end in encoder.parameter_domain[name]:
+                with torch.no_grad():
+                    getattr(encoder, name).fill_(end)
+                    assert float(encoder.collected_share()) <= given * (1 + 1e-12), (name, end)
+                    getattr(encoder, name).fill_(start)
+
+
 def test_tilt_moves_the_image_towards_the_column_by_its_slope() -> None:
     # W = 2 a rho moves by 2 a wavelength / NA.
     shift_um = 4 * SAMPLE_UM

@@ -171,12 +171,22 @@ def test_designs_share_scenes_and_time() -> None:
     systems = [fourier_ptychography(design, n_scenes=64) for design in ("dense_array", "sparse_array", "on_axis")]
     assert all(torch.equal(system.scenes, systems[0].scenes) for system in systems)
     empty = complex_to_channels(torch.ones(1, 1, 80, 80, dtype=torch.complex64))
-    # Of the first two the LEDs of 8 mm are at the rim of the pupil, NA 0.1: they show in part.
-    for system, count, bright, rim in zip(systems, (25, 9, 1), (9, 1, 1), (4, 4, 0), strict=True):
+    for system, count, bright in zip(systems, (25, 9, 1), (9, 1, 1), strict=True):
         mean = system.encoder(empty)
         assert mean.shape == (1, count, 32, 32)
         light = float(mean.sum(1).mean() - 0.5 * count) * count / 20000
-        assert bright - 1e-3 <= light <= bright + 0.5 * rim + 1e-3
+        assert light == pytest.approx(bright, rel=1e-4)
+
+
+@pytest.mark.parametrize("design", ["dense_array", "sparse_array", "on_axis"])
+def test_every_led_is_in_the_bright_field_or_the_dark_one_whatever_the_size(design: str) -> None:
+    encoder = fourier_ptychography(design, n_scenes=1).encoder  # type: ignore[arg-type]
+    for shape in ((8, 8), (16, 24), (96, 100)):
+        empty = torch.ones(1, 1, *encoder.scene_shape(shape), dtype=torch.complex64)
+        light = (encoder(complex_to_channels(empty)) - 0.5) * len(encoder.led_gain) / 20000
+        sine = encoder.illumination().norm(dim=1) * 0.532
+        expected = (sine < 0.1).to(light.dtype)[None, :, None, None].expand_as(light)
+        torch.testing.assert_close(light, expected, rtol=0, atol=1e-3)
 
 
 def test_what_cannot_be_built_is_named() -> None:

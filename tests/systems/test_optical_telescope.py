@@ -125,6 +125,35 @@ def test_default_sky_is_what_the_handbook_expects() -> None:
     assert per_s == pytest.approx(0.03, abs=0.01)
 
 
+def test_electrons_of_the_default_are_those_of_the_handbooks_throughput() -> None:
+    encoder = optical_telescope(n_scenes=1).encoder
+    # Of the whole telescope, its obstruction of a third and four vanes of 1.1 % of the diameter among it: 0.28.
+    assert float(encoder.throughput * encoder.passed()) == pytest.approx(0.28, rel=2e-3)
+    assert float(encoder.passed()) == pytest.approx(1 - 0.33**2 - 4 * 0.022 * (1 - 0.33) / math.pi, rel=2e-3)
+    # V = 24, 10 s, 2.4 m, 156 nm: 0.28 * 10 * 996 * 45239 cm^2 * 1560 A * 2.512e-10.
+    size = encoder.scene_shape((20, 20))
+    scene = torch.zeros(1, 1, *size)
+    scene[..., size[0] // 2, size[1] // 2] = 1.0
+    assert float(encoder.A(scene).sum()) == pytest.approx(49.4, rel=0.01)
+
+
+def test_a_bright_star_fills_the_well() -> None:
+    # V = 12: 3.1 million electrons, most of them in a few pixels.
+    bright = optical_telescope("clear", n_scenes=1, magnitude=12.0)
+    size = bright.encoder.scene_shape((20, 20))
+    scene = torch.zeros(1, 1, *size)
+    scene[..., size[0] // 2, size[1] // 2] = 1.0
+    with torch.no_grad():
+        mean = bright.encoder(scene)
+        measured = bright.noise.sample(mean, torch.Generator().manual_seed(0))
+    assert float(mean.max()) > 1e5
+    assert float(measured.max()) == pytest.approx(63000, abs=6 * 3.1)
+    unlimited = optical_telescope("clear", n_scenes=1, magnitude=12.0, full_well_electrons=None).noise
+    assert float(unlimited.sample(mean, torch.Generator().manual_seed(0)).max()) > 1e5
+    with pytest.raises(ValueError, match="full_well_electrons: need a positive number"):
+        optical_telescope(n_scenes=1, full_well_electrons=0.0)
+
+
 def test_a_binary_mask_is_binary_and_can_be_learned() -> None:
     grey = torch.rand((17, 17), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     arguments = {"pixel_um": 2.5, "margin_pixels": 8}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bitlens import optimize_design
-from bitlens.encoders import optics
+from bitlens.encoders import angular_spectrum, optics
 from bitlens.systems.phase_contrast_microscope import (
     PhaseContrastMicroscope,
     phase_contrast_microscope,
@@ -115,6 +115,57 @@ def test_zernikes_phase_plate_on_the_axis(amplitude: float, phase: float) -> Non
     encoder = microscope(torch.ones(1, 1, 1), ring_radii=(0.0, 0.15), ring_amplitude=amplitude, ring_phase_rad=phase)
     expected = amplitude**2 + 2 * amplitude * math.sin(phase) * weak
     torch.testing.assert_close(encoder(scene)[0, 0], expected, rtol=0, atol=1e-7)
+
+
+def phase_object(field: Tensor) -> Tensor:
+    return torch.stack((-field.abs().log(), field.angle()), dim=1)
+
+
+@pytest.mark.parametrize("depth_um", [-9.0, 9.0])
+def test_an_object_beyond_the_focus_is_that_object_after_propagation(depth_um: float) -> None:
+    scene = a_scene(0.1)
+    field = torch.polar((-scene[:, 0]).exp(), scene[:, 1])
+    arriving = angular_spectrum(
+        field[:, None], distance_mm=1e-3 * depth_um, wavelength_nm=1e3 * WAVELENGTH_UM, sample_um=PIXEL_UM, pad=1,
+        band_limit=False,
+    )  # fmt: skip
+    point = torch.ones(1, 1, 1)
+    beyond = microscope(point, defocus_um=depth_um)(scene)
+    torch.testing.assert_close(beyond, microscope(point)(phase_object(arriving[:, 0])), rtol=1e-6, atol=1e-9)
+
+
+def test_a_zernike_term_undoes_the_defocus_of_the_other_sign() -> None:
+    # Beyond the plane in focus W = depth NA^2 rho^2 / (2 wavelength), of which Noll 4 has the rms over 2 sqrt 3.
+    point, scene, aperture, depth_um = torch.ones(1, 1, 1), a_scene(0.1), 0.2, 8.0
+    waves = depth_um * aperture**2 / (2 * WAVELENGTH_UM) / (2 * math.sqrt(3))
+    sharp, against, along = (
+        microscope(point, numerical_aperture=aperture, defocus_um=z, zernike_waves={4: w})(scene)
+        for z, w in ((0.0, 0.0), (depth_um, -waves), (depth_um, waves))
+    )
+    assert float((against - sharp).norm()) < 0.05 * float((along - sharp).norm())
+
+
+def test_what_retards_the_light_is_dark_in_the_zernike_ring() -> None:
+    encoder = phase_contrast_microscope("zernike_ring", n_scenes=1).encoder
+    scene = torch.zeros(1, 2, 40, 40, dtype=torch.float64)
+    scene[:, 1, 18:23, 18:23] = 0.3  # the object's phase is optical path, longer than beside it
+    empty, seen = encoder(torch.zeros_like(scene)), encoder(scene)
+    assert float(seen[..., 14:19, 14:19].mean() / empty.mean()) < 0.8
+    # Half of the amplitude, a quarter of the light, of the 24 of 69 points within the annulus.
+    points, _ = source_points(9)
+    share = float(((points.norm(dim=1) > 0.45) & (points.norm(dim=1) < 0.75)).double().mean())
+    torch.testing.assert_close(empty, torch.full_like(empty, 0.25 * share * 8000 + 0.5), rtol=2e-4, atol=0)
+
+
+@pytest.mark.parametrize("design", ["half_circles", "half_annuli", "zernike_ring", "brightfield"])
+def test_light_of_an_empty_field_does_not_depend_on_its_size(design: str) -> None:
+    encoder = phase_contrast_microscope(design, n_scenes=1).encoder  # type: ignore[arg-type]
+    means = [
+        encoder(torch.zeros(1, 2, *encoder.scene_shape(shape))).mean(dim=(0, 2, 3))
+        for shape in ((24, 24), (32, 41), (96, 80))
+    ]
+    for mean in means[1:]:
+        torch.testing.assert_close(mean, means[0], rtol=1e-4, atol=0)
 
 
 def test_a_slope_of_phase_darkens_the_half_that_it_bends_out_of_the_pupil() -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor, nn
 
-from bitlens.encoders import channels_to_complex, complex_to_channels
+from bitlens.encoders import LinearEncoder, channels_to_complex, complex_to_channels
 from bitlens.noise import GaussianNoise, NoiseModel, PoissonGaussianNoise, PoissonNoise
 from bitlens.systems import ImagingSystem
 
@@ -36,15 +36,17 @@ def as_physics(
     scene_shape: tuple[int, ...] | None = None,
     generator: torch.Generator | None = None,
 ) -> Any:
-    """A deepinv `LinearPhysics` of what has `A` and `A_adjoint`, else a `Physics` (A_vjp and A_jvp differentiate).
+    """A deepinv `LinearPhysics` of what is its `A`, else a `Physics` (A_vjp and A_jvp differentiate).
 
-    Gaussian noise of one number and Poisson noise become deepinv's own classes, any other noise one that draws with
+    What adds to its `A`, as dark signal does, has a `linear_part` without noise for solvers, given y - A(0). Gaussian
+    noise of one number and Poisson noise become deepinv's own classes, any other noise one that draws with
     `noise.sample`; its measurements keep their unit, so that (y - offset) / gain is what compares with `A(x)`.
 
     Args:
         encoder: scene (batch, channel, row, column) -> mean; shared with the physics, not copied.
         noise: None takes that of an ImagingSystem, and no noise with any other encoder.
-        scene_shape: (channel, row, column), deepinv's `img_size`; None takes that of an ImagingSystem's scenes.
+        scene_shape: (channel, row, column), deepinv's `img_size`; None takes that of an ImagingSystem's scenes, or
+            counts as linear no other class than a `LinearEncoder`.
         generator: draws the noise; None takes torch's own.
 
     Raises:
@@ -65,14 +67,38 @@ def as_physics(
     drawn = _noise_for_deepinv(noise, generator)
     physics: Any
     forward, adjoint = getattr(encoder, "A", None), getattr(encoder, "A_adjoint", None)
-    if callable(forward) and callable(adjoint):
-        forward, adjoint = _Map(forward), _Map(adjoint)
-        physics = deepinv_physics.LinearPhysics(A=forward, A_adjoint=adjoint, img_size=scene_shape, noise_model=drawn)
+    has_linear_part = callable(forward) and callable(adjoint)
+    if has_linear_part and _is_linear(encoder, scene_shape):
+        physics = _linear_physics(encoder, scene_shape, drawn)
     else:
         physics = _NonlinearPhysics(A=_Map(encoder), noise_model=drawn)
         physics.img_size = scene_shape
+        if has_linear_part:
+            physics.linear_part = _linear_physics(encoder, scene_shape, deepinv_physics.ZeroNoise())
     physics.encoder = encoder  # so that .to(), parameters() and state_dict() of the physics reach a module
     return physics
+
+
+def _linear_physics(encoder: Any, scene_shape: tuple[int, ...] | None, noise_model: Any) -> Any:
+    forward, adjoint = _Map(encoder.A), _Map(encoder.A_adjoint)
+    return deepinv_physics.LinearPhysics(A=forward, A_adjoint=adjoint, img_size=scene_shape, noise_model=noise_model)
+
+
+def _is_linear(encoder: Any, scene_shape: tuple[int, ...] | None) -> bool:
+    """Whether calling the encoder is its `A`: by its class, or tried on a scene of either sign, where a clamp shows."""
+    if isinstance(encoder, LinearEncoder) and type(encoder).forward is LinearEncoder.forward:
+        return True
+    if scene_shape is None:
+        return False
+    tensors = (*encoder.parameters(), *encoder.buffers()) if isinstance(encoder, nn.Module) else ()
+    device = next((value.device for value in tensors), torch.device("cpu"))
+    dtype = next((value.dtype for value in tensors if value.is_floating_point()), torch.float32)
+    scene = torch.randn(1, *scene_shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+    with torch.no_grad():
+        mean, linear = encoder(scene), encoder.A(scene)
+        return mean.shape == linear.shape and torch.allclose(
+            mean, linear, rtol=1e-5, atol=1e-6 * float(linear.abs().max())
+        )
 
 
 @final

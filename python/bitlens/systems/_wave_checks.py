@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -34,6 +35,25 @@ def check_positive(name: str, value: object) -> float:
     return number
 
 
+def real_values(name: str, value: object, shapes: str, n_axes: Sequence[int]) -> Tensor:
+    """`as_values` in float64, which answers what is no array of real numbers by the name of the argument.
+
+    Raises:
+        TypeError: complex values, text, or anything else that is no array.
+        ValueError: as in `as_values`.
+    """
+    if isinstance(value, Tensor):
+        real = not value.is_complex()
+    else:
+        try:
+            real = np.asarray(value).dtype.kind in "biuf"
+        except ValueError:  # rows of unequal length
+            real = False
+    if not real:
+        raise TypeError(f"{name}: need real numbers, {shapes}, got {value!r:.60}")
+    return as_values(name, cast(Values, value), shapes, n_axes).double()
+
+
 def numbers_within(ranges: Mapping[str, tuple[object, float, float]]) -> dict[str, Tensor]:
     """Each name's number in float64, if it lies within its range: name -> (number, lowest, highest).
 
@@ -43,9 +63,9 @@ def numbers_within(ranges: Mapping[str, tuple[object, float, float]]) -> dict[st
     """
     found = {}
     for name, (value, lowest, highest) in ranges.items():
-        if not isinstance(value, (float, int, np.ndarray, np.generic, Tensor)):
+        if isinstance(value, bool) or not isinstance(value, (float, int, np.ndarray, np.generic, Tensor)):
             raise TypeError(f"{name}: need a number, got {value!r}")
-        found[name] = within(name, as_values(name, value, "a number", (0,)).double(), lowest, highest)
+        found[name] = within(name, real_values(name, value, "a number", (0,)), lowest, highest)
     return found
 
 
@@ -64,7 +84,7 @@ def zernike_terms(waves: object, neutral: Sequence[int]) -> tuple[tuple[int, ...
         if isinstance(index, bool) or not isinstance(index, numbers.Integral) or index < 1:
             raise ValueError(f"zernike_waves: need Noll indices, whole numbers of at least 1, got {index!r}")
         indices.append(int(index))
-    return tuple(indices), as_values("zernike_waves", list(terms.values()), "one number per index", (1,)).double()
+    return tuple(indices), real_values("zernike_waves", list(terms.values()), "one number per index", (1,))
 
 
 def check_window(name: str, planes: Tensor, *, least: int, multiple: int = 1) -> Tensor:
@@ -100,7 +120,7 @@ def map_within(
     shape = (size, size)
     if value is None:
         return torch.full(shape, fill, dtype=torch.float64)
-    values = as_values(name, value, f"shape {shape}", (2,)).double()
+    values = real_values(name, value, f"shape {shape}", (2,))
     if values.shape != shape:
         raise ValueError(f"{name}: need shape {shape}, got {tuple(values.shape)}")
     return within(name, values, lowest, highest)

@@ -16,6 +16,7 @@ from bitlens.encoders.convolution import adjoint_image_on_pixels, image_on_pixel
 from bitlens.encoders.detector import as_planes, hold
 from bitlens.encoders.zernike import zernike_basis
 from bitlens.noise import PoissonGaussianNoise
+from bitlens.systems._camera_scenes import check_relative_light
 from bitlens.systems._checks import check_count, check_scenes, check_shape
 from bitlens.systems._wave_checks import (
     check_choice,
@@ -92,10 +93,10 @@ class FluorescenceMicroscope(nn.Module):
 
         Args:
             wavelength_nm: of the emission, in vacuum.
-            object_pixel_um: pitch of the camera over the magnification.
+            numerical_aperture, immersion_index: learned, the cone of light does not open beyond what is given.
+            object_pixel_um: pitch of the camera over the magnification. Learned, it stretches the scene with the pixel.
             defocus_um: of the specimen beyond the plane in focus, seen from the objective.
-            zernike_waves: {Noll index: rms over the pupil}.
-            pupil_phase_waves: (psf_size, psf_size) over the pupil's grid, optical axis at psf_size // 2.
+            zernike_waves: {Noll index: rms}; pupil_phase_waves: (psf_size, psf_size), axis at psf_size // 2.
             emitted_photons: by the area of one pixel in the exposure, into all directions, where the scene is 1.
             efficiency: photo-electrons per photon that enters the objective.
             oversampling: scene samples per pixel side; default the fewest that resolve the PSF.
@@ -136,14 +137,11 @@ class FluorescenceMicroscope(nn.Module):
         tangent = numerical_aperture / math.sqrt(immersion_index**2 - numerical_aperture**2)
         farthest_um = max(abs(defocus_um), self.margin_pixels * object_pixel_um / tangent)
         # What an optimiser may reach, each alone: the samples of the scene go on resolving the PSF, the window holding
-        # it, and no more light comes than was given.
+        # it, and no more light comes than was given: the cone of the objective does not open.
         self.parameter_domain: dict[str, tuple[float | None, float | None]] = {
             "wavelength_nm": (4e3 * sample_um * numerical_aperture, spread * wavelength_nm),
-            "numerical_aperture": (
-                numerical_aperture / spread,
-                min(0.999 * immersion_index, 0.25e-3 * wavelength_nm / sample_um),
-            ),
-            "immersion_index": (max(1.0, 1.001 * numerical_aperture), 2.0),
+            "numerical_aperture": (numerical_aperture / spread, numerical_aperture),
+            "immersion_index": (immersion_index, 2.0),
             "object_pixel_um": (object_pixel_um / spread, coarsest_um * self.oversampling),
             "defocus_um": (-farthest_um, farthest_um),
             "emitted_photons": (0.0, emitted_photons),
@@ -292,6 +290,7 @@ def fluorescence_microscope(
     )
     noise = PoissonGaussianNoise(read_std=check_positive("read_electrons", read_electrons))
     if scenes is not None:
+        check_relative_light(scenes)
         scenes = check_window(
             "scenes",
             check_scenes(scenes, channels=1),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bitlens.datasets.phantoms_microscopy import transparent_cells
 from bitlens.encoders import coherent_imaging, sensor
-from bitlens.encoders.detector import Values, as_planes, as_values, hold, within
+from bitlens.encoders.detector import Values, as_planes, hold, within
 from bitlens.encoders.linear import channels_to_complex, complex_to_channels
 from bitlens.noise import PoissonGaussianNoise
 from bitlens.systems._checks import check_count, check_scenes, check_shape
@@ -21,6 +21,7 @@ from bitlens.systems._wave_checks import (
     check_positive,
     check_window,
     numbers_within,
+    real_values,
     share_of,
     zernike_terms,
 )
@@ -88,6 +89,7 @@ class FourierPtychography(nn.Module):
 
         Args:
             object_pixel_um: pitch of the camera over the magnification; its samples at most wavelength / (2 NA).
+                Learned, it stretches the object, so many samples to the pixel, with it.
             led_position_mm: X (LED, 2) along rows and columns; `led_height_mm` is h, from the array to the object.
             led_gain: brightness of each LED, default 1.
             defocus_um: of the object beyond the plane in focus.
@@ -117,12 +119,12 @@ class FourierPtychography(nn.Module):
         )
         coarsest_um = 0.5e-3 * wavelength_nm / numerical_aperture * pixel_samples
         values |= numbers_within({"object_pixel_um": (object_pixel_um, 1e-3, coarsest_um)})
-        position = as_values("led_position_mm", led_position_mm, "(LED, 2)", (2,)).double()
+        position = real_values("led_position_mm", led_position_mm, "(LED, 2)", (2,))
         if position.shape[1] != 2:
             raise ValueError(f"led_position_mm: need shape (LED, 2), got {tuple(position.shape)}")
         values["led_position_mm"] = position
         gain = torch.ones(len(position)) if led_gain is None else led_gain
-        values["led_gain"] = within("led_gain", as_values("led_gain", gain, "(LED,)", (1,)).double(), 0.0)
+        values["led_gain"] = within("led_gain", real_values("led_gain", gain, "(LED,)", (1,)), 0.0)
         if values["led_gain"].shape != position.shape[:1]:
             raise ValueError(f"led_gain: need one of {len(position)} LEDs, got {tuple(values['led_gain'].shape)}")
         self.zernike_indices, values["zernike_waves"] = zernike_terms(zernike_waves, (5, 6))
@@ -258,7 +260,7 @@ def fourier_ptychography(
     numerical_aperture: float = 0.1,
     object_pixel_um: float = 1.845,
     led_position_mm: Values | None = None,
-    led_height_mm: float = 80.0,
+    led_height_mm: float = 70.0,
     led_gain: Values | None = None,
     defocus_um: float = 0.0,
     zernike_waves: Mapping[int, float] | None = None,
@@ -271,9 +273,9 @@ def fourier_ptychography(
     scenes: Tensor | np.ndarray | None = None,
     learn: tuple[str, ...] = (),
 ) -> ImagingSystem:
-    """Cells under 2 x 0.1 NA, LEDs 80 mm off: z_n = N + e, N ~ Poisson(photons |F^-1{P O(u - k_n / 2 pi)}|^2 + dark).
+    """Cells under 2 x 0.1 NA, LEDs 70 mm off: z_n = N + e, N ~ Poisson(photons |F^-1{P O(u - k_n / 2 pi)}|^2 + dark).
 
-    Designs: "dense_array", 5 x 5 LEDs 4 mm apart, neighbours 0.05 NA; "sparse_array", 3 x 3 LEDs 8 mm apart, the same
+    Designs: "dense_array", 5 x 5 LEDs 4 mm apart, neighbours 0.057 NA; "sparse_array", 3 x 3 LEDs 8 mm apart, the same
     reach with less overlap; "on_axis", one LED. All have the same time of exposure in all, shared evenly, with LEDs of
     one brightness: not equal light, of which dark fields let hardly any pass.
 
@@ -285,7 +287,7 @@ def fourier_ptychography(
         led_position_mm, led_gain, defocus_um, zernike_waves, upsampling, learn: as in `FourierPtychography`.
 
     Reference: Zheng, Horstmeyer and Yang 2013, doi:10.1038/nphoton.2013.187 (2 x objective, LEDs 4 mm apart, about 8 cm
-        below the sample); pixels and NA: UConn open data set (0.1, 1.845 um); read noise assumed.
+        below; here 70 mm: none at the pupil's rim); pixels and NA: UConn open data (0.1, 1.845 um); read noise assumed.
     """
     check_choice("design", design, get_args(PtychographyDesign))
     shape, n_scenes = check_shape(shape), check_count("n_scenes", n_scenes)

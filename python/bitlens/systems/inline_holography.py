@@ -12,11 +12,18 @@ from torch import Tensor, nn
 
 from bitlens.datasets.phantoms_microscopy import particles
 from bitlens.encoders import sensor
-from bitlens.encoders.detector import Values, as_planes, as_values, hold, within
+from bitlens.encoders.detector import Values, as_planes, hold, within
 from bitlens.encoders.propagation import angular_spectrum
 from bitlens.noise import PoissonGaussianNoise
 from bitlens.systems._checks import check_count, check_scenes, check_shape
-from bitlens.systems._wave_checks import check_choice, check_positive, check_window, numbers_within, share_of
+from bitlens.systems._wave_checks import (
+    check_choice,
+    check_positive,
+    check_window,
+    numbers_within,
+    real_values,
+    share_of,
+)
 from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
 
 HolographyDesign = Literal["near", "far", "shifted_frames"]
@@ -81,7 +88,7 @@ class InlineHologram(nn.Module):
         Args:
             distance_mm: from the depth of the scene that is nearest to the sensor.
             depth_mm: of each depth of the scene beyond the nearest one, whose own is 0; fixed, never learned.
-            wavelength_nm: in the medium between object and sensor.
+            wavelength_nm, pixel_um: in the medium before the sensor; learned, it stretches the scene with the pixel.
             tilt_rad: angles towards +row and +column at which the light runs on; shadows move by distance tan(tilt).
             shift_um: (frame, 2), by which the sensor lies off its place, along rows and columns, in each frame.
             particle_amplitude, particle_phase_rad: transmission of what covers a sample; 0 is opaque.
@@ -109,15 +116,15 @@ class InlineHologram(nn.Module):
                 "dark_electrons": (dark_electrons, 0.0, math.inf),
             }
         )
-        depth = within("depth_mm", as_values("depth_mm", depth_mm, "one number per depth", (1,)).double(), 0.0)
+        depth = within("depth_mm", real_values("depth_mm", depth_mm, "one number per depth", (1,)), 0.0)
         if float(depth.min()) != 0:
             raise ValueError(f"depth_mm: need 0 for the nearest depth, got {depth.tolist()}")
-        values["shift_um"] = as_values("shift_um", shift_um, "(frame, 2)", (2,)).double()
+        values["shift_um"] = real_values("shift_um", shift_um, "(frame, 2)", (2,))
         if values["shift_um"].shape[-1] != 2:
             raise ValueError(f"shift_um: need shape (frame, 2), got {tuple(values['shift_um'].shape)}")
         # The plane wave itself must be sampled.
         steepest = math.asin(min(0.93, 0.5e-3 * wavelength_nm * self.oversampling / pixel_um))
-        tilt = as_values("tilt_rad", tilt_rad, "two angles", (1,)).double()
+        tilt = real_values("tilt_rad", tilt_rad, "two angles", (1,))
         values["tilt_rad"] = within("tilt_rad", tilt, -steepest, steepest)
         if tilt.shape != (2,):
             raise ValueError(f"tilt_rad: need two angles, got shape {tuple(tilt.shape)}")

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from bitlens.datasets.phantoms_sky import companions, star_field
 from bitlens.encoders import optics, pupils
 from bitlens.encoders.convolution import adjoint_image_on_pixels, image_on_pixels
-from bitlens.encoders.detector import as_planes, as_values, hold
+from bitlens.encoders.detector import as_planes, detector_noise, hold
 from bitlens.encoders.masks import binary_mask
 from bitlens.encoders.zernike import zernike_basis
-from bitlens.noise import PoissonGaussianNoise
+from bitlens.systems._camera_scenes import check_relative_light
 from bitlens.systems._checks import check_count, check_scenes, check_shape
 from bitlens.systems._wave_checks import (
     check_choice,
@@ -25,6 +25,7 @@ from bitlens.systems._wave_checks import (
     check_window,
     map_within,
     numbers_within,
+    real_values,
     share_of,
     zernike_terms,
 )
@@ -112,14 +113,14 @@ class Telescope(nn.Module):
         """Takes numbers in the units their names state.
 
         Args:
-            obstruction_ratio: central obstruction's diameter over the aperture's.
-            vane_width, vane_angle_rad: over the aperture's radius; from +column to +row, one for each vane.
+            f_number, pixel_um: learned, they stretch the scene, whose samples are parts of a pixel.
+            obstruction_ratio, vane_width: over the aperture's diameter; over its radius.
+            vane_angle_rad: from +column to +row, one for each vane.
             zernike_waves: {Noll index: rms over the full aperture}.
             pupil_phase_waves, pupil_transmission: (psf_size, psf_size) over the pupil's grid: path error, and amplitude
                 transmission 0..1; a "binary" `mask` passes what is above 0.5 (straight-through gradient).
-            magnitude: V, of a star of flux 1.
-            throughput: photo-electrons per photon that the open aperture takes.
-            sky_magnitude_per_arcsec2, dark_electrons_per_s: V of the sky; of a pixel of the detector without light.
+            magnitude, throughput: V, of a star of flux 1; photo-electrons per photon that the open aperture takes.
+            sky_magnitude_per_arcsec2, dark_electrons_per_s: V of the sky; of a pixel without light.
             learn: names of arguments to optimise: they become `nn.Parameter`, the others buffers.
 
         Raises:
@@ -157,7 +158,7 @@ class Telescope(nn.Module):
         self.zernike_indices, values["zernike_waves"] = zernike_terms(zernike_waves, (4,))
         angles = list(vane_angle_rad)
         values["vane_angle_rad"] = (
-            as_values("vane_angle_rad", angles, "one angle per vane", (1,)).double()
+            real_values("vane_angle_rad", angles, "one angle per vane", (1,))
             if angles
             else torch.zeros(0, dtype=torch.float64)
         )
@@ -314,6 +315,7 @@ def optical_telescope(
     n_scenes: int = 256,
     scenes: Tensor | np.ndarray | None = None,
     learn: tuple[str, ...] = (),
+    full_well_electrons: float | None = 63000.0,
 ) -> ImagingSystem:
     """A 2.4 m telescope in space: z = N + n, N ~ Poisson(electrons per star pixels(PSF * scene) + sky + dark).
 
@@ -325,16 +327,20 @@ def optical_telescope(
             (default 20) with a companion of 0.001 to 0.1 of its flux at 1 to 8 pixels.
         pupil_phase_waves, pupil_transmission: (encoder.psf_size, same), in place of the design's.
         shape, scenes: rows and columns measured; (n, 1, row, column) as `encoder.scene_shape(shape)` says.
-        zernike_waves, mask, margin_pixels, learn: as in `Telescope`.
+        zernike_waves, mask, margin_pixels, learn: as in `Telescope`; a `full_well_electrons` of None never saturates.
 
     Reference: WFC3 Instrument Handbook, ch. 5 (UVIS: f/31, 15 um = 0.04 arcsec, F555W 531 nm, throughput 0.28, read
-        noise 3.1, dark current 6 electrons/h); zodiacal light, the middle level of three: Giavalisco et al. 2002, WFC3
-        ISR 2002-12; zero point: Bessell et al. 1998; shaped pupil: Kasdin et al. 2003, doi:10.1086/344751.
+        noise 3.1, dark current 6 electrons/h, full well 63,000); zodiacal light, the middle level of three: Giavalisco
+        et al. 2002, WFC3 ISR 2002-12; zero point: Bessell et al. 1998; mask: Kasdin et al. 2003, doi:10.1086/344751.
     """
     check_choice("design", design, get_args(TelescopeDesign))
     check_choice("sky", sky, get_args(Sky))
     shape, n_scenes = check_shape(shape), check_count("n_scenes", n_scenes)
-    noise = PoissonGaussianNoise(read_std=check_positive("read_electrons", read_electrons))
+    if full_well_electrons is not None:
+        check_positive("full_well_electrons", full_well_electrons)
+    noise = detector_noise(
+        read_electrons=check_positive("read_electrons", read_electrons), full_well_electrons=full_well_electrons
+    )
     obstructed = design in ("obscured", "phase_mask")
 
     def telescope(phase: Tensor | np.ndarray | None, passed: Tensor | np.ndarray | None) -> Telescope:
@@ -367,6 +373,7 @@ def optical_telescope(
         pupil_transmission = _gaussian_opening(grid)
     encoder = telescope(pupil_phase_waves, pupil_transmission)
     if scenes is not None:
+        check_relative_light(scenes)
         scenes = check_window(
             "scenes",
             check_scenes(scenes, channels=1),

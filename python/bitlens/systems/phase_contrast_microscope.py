@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bitlens.datasets.phantoms_microscopy import transparent_cells
 from bitlens.encoders import coherent_imaging, optics, pupils, sensor
-from bitlens.encoders.detector import Values, as_planes, as_values, hold, within
+from bitlens.encoders.detector import Values, as_planes, hold, within
 from bitlens.noise import PoissonGaussianNoise
 from bitlens.systems._checks import check_count, check_scenes, check_shape
 from bitlens.systems._wave_checks import (
@@ -20,6 +20,7 @@ from bitlens.systems._wave_checks import (
     check_positive,
     check_window,
     numbers_within,
+    real_values,
     share_of,
     zernike_terms,
 )
@@ -109,7 +110,7 @@ class PhaseContrastMicroscope(nn.Module):
                 direction in which the light runs on, over the disc; `source_points` are their centres.
             ring_radii: inner and outer radius of the phase ring over the pupil's; none if the outer one is 0.
             defocus_um: of the object beyond the plane in focus.
-            zernike_waves: {Noll index: rms over the pupil}.
+            zernike_waves: {Noll index: rms over the pupil}; object_pixel_um, if learned, stretches the object.
             photons: photo-electrons per pixel without an object in all images together if all of the source shone.
             learn: names of arguments to optimise: they become `nn.Parameter`, the others buffers.
 
@@ -133,11 +134,11 @@ class PhaseContrastMicroscope(nn.Module):
                 "dark_electrons": (dark_electrons, 0.0, math.inf),
             }
         )
-        weights = as_values("source_weights", source_weights, "(image, n, n)", (3,)).double()
+        weights = real_values("source_weights", source_weights, "(image, n, n)", (3,))
         values["source_weights"] = within("source_weights", weights, 0.0, 1.0)
         if weights.shape[1] != weights.shape[2]:
             raise ValueError(f"source_weights: need shape (image, n, n), got {tuple(weights.shape)}")
-        radii = within("ring_radii", as_values("ring_radii", ring_radii, "(inner, outer)", (1,)).double(), 0.0, 1.0)
+        radii = within("ring_radii", real_values("ring_radii", ring_radii, "(inner, outer)", (1,)), 0.0, 1.0)
         if radii.shape != (2,) or not radii[0] <= radii[1]:
             raise ValueError(f"ring_radii: need (inner, outer), the inner one at most the outer, got {radii.tolist()}")
         values["ring_radii"] = radii
@@ -317,7 +318,7 @@ def phase_contrast_microscope(
     source_weights: Values | None = None,
     wavelength_nm: float = 530.0,
     numerical_aperture: float = 0.4,
-    illumination_aperture: float = 0.4,
+    illumination_aperture: float = 0.37,
     magnification: float = 20.0,
     pixel_um: float = 6.5,
     defocus_um: float = 0.0,
@@ -336,9 +337,9 @@ def phase_contrast_microscope(
     """Cells under 20 x 0.4 NA: z_m = N + n, N ~ Poisson(photons sum_s S_m(s) |F^-1{P(u + s) O(u)}|^2 + dark).
 
     Designs: "half_circles", four images of differential phase contrast; "half_annuli", the same with the outer rim of
-    the source; "zernike_ring", an annular source and a ring in the pupil that passes half the amplitude and advances
-    it by a quarter wave; "brightfield". Images share one time of exposure evenly, the source has one brightness:
-    more of its area is more light. For equal light divide `photons` by the mean of `source_weights` over the disc.
+    the source; "zernike_ring", an annular source and a ring over its image in the pupil that halves the amplitude and
+    advances it by a quarter wave; "brightfield". Images share one time of exposure, the source, of one brightness, is
+    just within the pupil: more of it is more light. For equal light divide `photons` by `source_weights`' mean on it.
 
     Args:
         source_weights: (image, n, n) in place of the design's 9 x 9, for example to learn.
@@ -354,13 +355,17 @@ def phase_contrast_microscope(
     noise = PoissonGaussianNoise(read_std=check_positive("read_electrons", read_electrons))
     object_pixel_um = check_positive("pixel_um", pixel_um) / check_positive("magnification", magnification)
     ring = design == "zernike_ring"
+    # The ring lies where the source's image is in the pupil.
+    coherence = check_positive("illumination_aperture", illumination_aperture) / check_positive(
+        "numerical_aperture", numerical_aperture
+    )
     encoder = PhaseContrastMicroscope(
         wavelength_nm=wavelength_nm,
         numerical_aperture=numerical_aperture,
         illumination_aperture=illumination_aperture,
         object_pixel_um=object_pixel_um,
         source_weights=source_pattern(design) if source_weights is None else source_weights,
-        ring_radii=(0.4, 0.8) if ring else (0.0, 0.0),
+        ring_radii=(0.4 * coherence, 0.8 * coherence) if ring else (0.0, 0.0),
         ring_amplitude=(0.5 if ring else 1.0) if ring_amplitude is None else ring_amplitude,
         ring_phase_rad=(-math.pi / 2 if ring else 0.0) if ring_phase_rad is None else ring_phase_rad,
         defocus_um=defocus_um,
