@@ -114,6 +114,39 @@ def test_gradients_in_every_number() -> None:
     assert torch.autograd.gradcheck(mean, values)
 
 
+def test_a_learned_response_adds_no_light() -> None:
+    """Ten times the map is the same map; what one pixel gains the others lose; no pixel has more than QE 1."""
+    scene = 1000 * rand(2, 2, 5, 6)
+    detector = full_detector(("photo_response",))
+    before = detector(scene).detach()
+    with torch.no_grad():
+        detector.photo_response.mul_(10.0)
+    torch.testing.assert_close(detector(scene).detach(), before, rtol=1e-12, atol=0)
+    plain = full_detector()
+    plain.load_state_dict(detector.state_dict())
+    torch.testing.assert_close(plain(scene), before, rtol=1e-12, atol=0)
+    with torch.no_grad():
+        detector.photo_response.fill_(0.1)
+        detector.photo_response[2, 3] = 10.0
+        share = detector.electrons_per_rate() / 0.02
+    assert float(share[:, 2, 3].max()) == 1.0
+    mean = float((0.5 + rand(5, 6, seed=2)).mean())
+    expected = 0.1 * mean / ((29 * 0.1 + 10.0) / 30)
+    torch.testing.assert_close(share[1, 0], torch.full((6,), 0.6 * expected, dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+def test_climbing_the_response_stays_below_one_electron_a_photon() -> None:
+    detector = Detector(quantum_efficiency=0.8, photo_response=torch.ones(3, 4), learn=("photo_response",))
+    lower, upper = detector.parameter_domain["photo_response"]
+    assert (lower, upper) == (0.0, pytest.approx(1.25))
+    with torch.no_grad():
+        detector.photo_response.fill_(1.25)
+    scene = torch.full((1, 1, 3, 4), 100.0)
+    torch.testing.assert_close(detector(scene).detach(), torch.full_like(scene, 80.0))
+    dead = Detector(photo_response=torch.zeros(3, 4))
+    assert float(dead(scene).abs().max()) == 0.0
+
+
 def test_maps_have_the_moments_they_state_and_repeat() -> None:
     size, count = (400, 500), 200_000
     response = photo_response_map(size, 0.02, generator=seeded())
@@ -184,6 +217,8 @@ def test_what_is_wrong_is_named() -> None:
         Detector(exposure_s=-1)
     with pytest.raises(ValueError, match=r"photo_response: need a number or \(row, column\), got shape \(3,\)"):
         Detector(photo_response=(1.0, 1.0, 1.0))
+    with pytest.raises(ValueError, match=r"learn: need a map \(row, column\) to learn photo_response, got a number"):
+        Detector(learn=("photo_response",))
     with pytest.raises(ValueError, match=r"scene: need the maps' rows and columns \(5, 6\), got \(1, 2, 5, 5\)"):
         full_detector()(rand(1, 2, 5, 5))
     with pytest.raises(ValueError, match="scene: need 2 channels, one per quantum_efficiency"):

@@ -85,7 +85,7 @@ def infrared(shape: Shape, learn: Learn) -> ImagingSystem:
 
 
 def satellite(shape: Shape, learn: Learn) -> ImagingSystem:
-    rows, columns = (4 * (n + 2 * (2 + 1)) for n in shape)
+    rows, columns = (4 * (n + 2 * (3 + 1)) for n in shape)
     scenes = 80.0 * blobs(2, rows, columns)
     return satellite_imager(
         n_stages=4,
@@ -94,7 +94,8 @@ def satellite(shape: Shape, learn: Learn) -> ImagingSystem:
         drift_pixels=-0.03,
         center_nm=(655.0, 850.0),
         width_nm=(350.0, 200.0),
-        margin_pixels=2,
+        # With less the pupil of 850 nm has too few samples for a higher f-number.
+        margin_pixels=3,
         scenes=scenes,
         learn=learn,
     )

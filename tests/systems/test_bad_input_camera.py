@@ -76,8 +76,36 @@ def test_degrees_celsius_are_not_kelvin(celsius: float) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("camera", "photons read_std margin_pixels patch_pixels"),
+        ("face_recognition_camera", "photons_per_um2 read_std f_number pixel_um dark_electrons"),
+        ("infrared_camera", "f_number pixel_um exposure_ms pixels_per_s lens_kelvin transmission quantum_efficiency"),
+        ("infrared_camera", "dark_electrons_per_s response_std mean_kelvin contrast_kelvin margin_pixels"),
+        ("satellite_imager", "n_stages mismatch_pixels drift_pixels radiance f_number center_nm width_nm altitude_km"),
+        ("lensless_camera", "distance_mm pixel_um wavelength_nm depths_mm bump_um feature_um photons"),
+    ],
+)
+def test_what_is_no_number_is_named(name: str, arguments: str) -> None:
+    for argument in arguments.split():
+        with pytest.raises(TypeError, match=rf"^{argument}: need a (whole )?number.*, got 'a'"):
+            getattr(systems, name)(**{argument: "a"})
+
+
+@names
+def test_names_to_learn_are_a_sequence(name: str) -> None:
+    make, channels, side, _ = CAMERAS[name]
+    if name == "color_camera":
+        return
+    for learn in ("f_number", 3, None):
+        with pytest.raises(TypeError, match=r"^learn: need a sequence of names, got "):
+            make(learn=learn, scenes=torch.full((2, channels, side, side), 290.0))
+
+
+@pytest.mark.parametrize(
     ("name", "argument", "value"),
     [
+        ("camera", "photons", 0.0),
         ("camera", "patch_pixels", 0),
         ("color_camera", "tile_pixels", 2.5),
         ("face_recognition_camera", "f_number", 2.0),
@@ -94,6 +122,13 @@ def test_degrees_celsius_are_not_kelvin(celsius: float) -> None:
         ("infrared_camera", "quantum_efficiency", (1.0, 2.0, 3.0)),
         ("infrared_camera", "quantum_efficiency", 1.5),
         ("infrared_camera", "dark_electrons_per_s", -1.0),
+        ("infrared_camera", "exposure_ms", 0.0),
+        ("infrared_camera", "response_std", -1.0),
+        ("infrared_camera", "mean_kelvin", float("nan")),
+        ("face_recognition_camera", "photons_per_um2", 0.0),
+        ("satellite_imager", "full_well_electrons", 0.0),
+        ("lensless_camera", "depths_mm", -1.0),
+        ("lensless_camera", "depths_mm", ()),
     ],
 )
 def test_numbers_that_cannot_be_used(name: str, argument: str, value: object) -> None:

@@ -343,3 +343,34 @@ def test_an_optimiser_keeps_the_band_a_band() -> None:
     )
     short, long = (float(getattr(result.encoder, name).detach()) for name in ("short_um", "long_um"))
     assert 1.0 <= short <= 4.25 <= long <= 5.4
+
+
+def test_learning_the_response_brings_no_light() -> None:
+    """Before a uniform scene the mean over the pixels stays, whatever an optimiser makes of the map."""
+    for std in (0.01, 0.0):
+        system = infrared_camera(scenes=uniform(300.0), response_std=std, learn=("photo_response",))
+        mean = system.encoder(system.scenes).detach()
+        response = system.encoder.detector.photo_response
+        assert response.shape == mean.shape[-2:]
+        with torch.no_grad():
+            response.mul_(3.0)
+        torch.testing.assert_close(system.encoder(system.scenes).detach(), mean)
+        upper = system.encoder.detector.parameter_domain["photo_response"][1]
+        with torch.no_grad():
+            response.fill_(upper)
+        assert float(system.encoder(system.scenes).detach().mean()) == pytest.approx(float(mean.mean()), rel=1e-4)
+
+
+def test_a_lower_f_number_widens_the_aperture_alone() -> None:
+    """Learned or given: light as 1 / (4 F^2 + 1), and learned the same samples of the scene in a pixel."""
+    alike = {"scenes": uniform(300.0), "dark_electrons_per_s": 0.0, "response_std": 0.0}
+    given = infrared_camera(f_number=4.0, **alike).encoder
+    learned = infrared_camera(learn=("f_number",), **alike).encoder
+    size = learned.scene_size(4, 4)
+    before = float(learned.uniform_electrons(300.0).detach())
+    with torch.no_grad():
+        learned.lens.f_number.fill_(4.0)
+    after = float(learned.uniform_electrons(300.0).detach())
+    assert learned.scene_size(4, 4) == size
+    assert after / before == pytest.approx((4 * 2.5**2 + 1) / (4 * 4.0**2 + 1), rel=1e-6)
+    assert float(given.uniform_electrons(300.0)) == pytest.approx(after, rel=1e-6)

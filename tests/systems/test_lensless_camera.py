@@ -275,3 +275,11 @@ def test_waves_too_short_for_the_relief_are_out_of_reach() -> None:
     half_um, sample = 0.5 * 16 * 26.0, 26.0 / encoder.oversampling
     assert shortest == pytest.approx(2e3 * sample * (half_um - sample) / 8000.0, rel=0.01)
     assert shortest < 532.0
+
+
+def test_one_depth_may_be_a_number() -> None:
+    one, several = (
+        lensless_camera("lens", depths_mm=depths, scenes=DARK, shape=(32, 32)).encoder for depths in (100.0, (100.0,))
+    )
+    assert one.depths_mm == (100.0,)
+    torch.testing.assert_close(one.psf(), several.psf(), rtol=0, atol=0)

@@ -181,18 +181,128 @@ def test_arguments_are_named() -> None:
         imager(learn=("gain",))
 
 
+def hand_electrons(center_nm: float, width_um: float, pixel_m: float, stages: int, radiance: float) -> float:
+    """Of 0.65 m at f/19.85 with 30 % of the diameter obscured, 70 % of glass, 50 % of silicon, 694 km above ground."""
+    radius_m = 7.065e6
+    speed_m_per_s = math.sqrt(3.986004418e14 / radius_m) * 6.371e6 / radius_m
+    exposure_s = stages * (694e3 * pixel_m / (0.65 * 19.85)) / speed_m_per_s
+    steradian = math.pi * (0.5 * 0.65) ** 2 * (1 - 0.3**2) / (0.65 * 19.85) ** 2
+    watts = radiance * width_um * steradian * 0.7 * pixel_m**2
+    return 0.5 * exposure_s * watts * center_nm * 1e-9 / (6.62607015e-34 * 299792458.0)
+
+
+@pytest.mark.parametrize(
+    ("design", "stages", "pixel_m", "bands"),
+    [
+        ("panchromatic_tdi", 13, 13e-6, [(655.0, 0.35)]),
+        ("panchromatic_line", 1, 13e-6, [(655.0, 0.35)]),
+        ("multispectral", 1, 52e-6, [(490.0, 0.12), (550.0, 0.12), (660.0, 0.12), (850.0, 0.20)]),
+    ],
+)
+def test_electrons_of_the_ready_made_designs(
+    design: SatelliteDesign, stages: int, pixel_m: float, bands: list[tuple[float, float]]
+) -> None:
+    side = 99 if design == "multispectral" else 96
+    scenes = torch.full((1, len(bands), side, side), 80.0, dtype=torch.float64)
+    mean = satellite_imager(design, scenes=scenes).encoder(scenes)
+    expected = [hand_electrons(center, width, pixel_m, stages, 80.0) for center, width in bands]
+    np.testing.assert_allclose(mean.mean(dim=(0, 2, 3)).numpy(), expected, rtol=1e-6)
+
+
+def test_f_number_is_one_thing_given_or_learned() -> None:
+    """It changes the diameter; ground sample, line time and so light are those of the one that was learned."""
+    scenes = torch.full((1, 1, 100, 100), 80.0, dtype=torch.float64)
+    wide, stopped = (satellite_imager(f_number=f, scenes=scenes).encoder for f in (19.85, 30.0))
+    assert stopped.ground_sample_m == pytest.approx(wide.ground_sample_m)
+    assert float(stopped.diameter_m) == pytest.approx(0.65 * 19.85 / 30.0)
+    given = stopped(scenes)
+    torch.testing.assert_close(given, wide(scenes) * (19.85 / 30.0) ** 2, rtol=1e-9, atol=0)
+    wide.load_state_dict(stopped.state_dict())
+    torch.testing.assert_close(wide(scenes), given, rtol=1e-12, atol=0)
+
+
+def test_no_parameter_brings_more_light_than_was_given() -> None:
+    learn = ("width_nm", "f_number", "quantum_efficiency")
+    for changes in ({}, {"center_nm": (490.0, 850.0), "width_nm": (60.0, 120.0), "quantum_efficiency": (0.4, 0.4)}):
+        encoder = imager(learn=learn, **changes)
+        before = encoder.electrons().detach()
+        with torch.no_grad():
+            for name, value in encoder.named_parameters():
+                lower, upper = encoder.parameter_domain[name]
+                value.fill_(lower if name == "f_number" else upper)
+            after = encoder.electrons() / encoder.center_nm[:, None, None]
+        before = before / encoder.center_nm[:, None, None]
+        assert float(after.sum()) == pytest.approx(float(before.sum()), rel=1e-9)
+
+
+def test_bands_share_the_width_that_was_given() -> None:
+    encoder = imager(
+        center_nm=(490.0, 850.0), width_nm=(60.0, 120.0), quantum_efficiency=(0.5, 0.5), learn=("width_nm",)
+    )
+    for widths, passed in (
+        ((60.0, 120.0), (60.0, 120.0)),
+        ((150.0, 150.0), (90.0, 90.0)),
+        ((20.0, 90.0), (20.0, 90.0)),
+    ):
+        with torch.no_grad():
+            encoder.width_nm.copy_(torch.tensor(widths))
+        torch.testing.assert_close(encoder.widths_nm().tolist(), list(passed))
+    assert encoder.parameter_domain["width_nm"] == (0.0, pytest.approx(180.0))
+    with torch.no_grad():
+        encoder.width_nm.zero_()
+    assert float(encoder.electrons().detach().abs().max()) == 0.0
+
+
+def test_charge_ends_at_the_full_well() -> None:
+    scenes = torch.full((1, 1, 96, 96), 80.0)
+    generator = torch.Generator().manual_seed(0)
+    encoder, noise, _ = satellite_imager(n_stages=1000, scenes=scenes)
+    mean = encoder(scenes)
+    assert float(mean.min()) > 9e5
+    assert float(noise.sample(mean, generator).max()) < 2e5 + 6 * 30
+    open_ended = satellite_imager(n_stages=1000, scenes=scenes, full_well_electrons=None).noise
+    assert float(open_ended.sample(mean, generator).min()) > 9e5
+
+
+def test_centers_are_not_learned() -> None:
+    names = r"width_nm, f_number, quantum_efficiency, mismatch_pixels, drift_pixels, got 'center_nm'"
+    with pytest.raises(ValueError, match=rf"learn: need names among {names}"):
+        imager(learn=("center_nm",))
+
+
+def test_numbers_stand_for_one_band_and_what_is_no_number_is_named() -> None:
+    scenes = torch.ones(1, 1, 100, 100)
+    encoder = satellite_imager(center_nm=700.0, width_nm=np.float64(100.0), scenes=scenes).encoder
+    assert encoder.center_nm.tolist() == [700.0]
+    assert encoder.width_nm.tolist() == [100.0]
+    assert imager(center_nm=655.0, width_nm=350.0, quantum_efficiency=0.5).center_nm.tolist() == [655.0]
+    for name in ("altitude_km", "radiance", "f_number", "center_nm", "width_nm", "mismatch_pixels", "drift_pixels"):
+        with pytest.raises(TypeError, match=f"^{name}: need a number, got 'a'"):
+            satellite_imager(**{name: "a"}, scenes=scenes)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="need as many of each, got 2, 1 and 2"):
+        satellite_imager(center_nm=(655.0, 500.0))
+    with pytest.raises(TypeError, match="learn: need a sequence of names, got 'width_nm'"):
+        satellite_imager(learn="width_nm", scenes=scenes)  # type: ignore[arg-type]
+
+
 def test_an_optimiser_cannot_leave_what_the_samples_resolve() -> None:
     encoder = satellite_imager(shape=(4, 4), n_scenes=2).encoder
-    lowest = encoder.parameter_domain["f_number"][0]
-    assert lowest is not None
-    with torch.no_grad():
-        encoder.f_number.fill_(lowest)
-        assert torch.isfinite(encoder.psf()).all()
-    # 13 um in 4 samples: Nyquist for wavelength x f-number / 2 at 655 nm.
-    assert lowest == pytest.approx(2 * 13.0 / (4 * 0.655))
+    lowest, highest = encoder.parameter_domain["f_number"]
+    # 13 um in 4 samples: Nyquist for wavelength x f-number / 2 at 655 nm; and no larger aperture than was given.
+    assert lowest == 19.85 >= 2 * 13.0 / (4 * 0.655)
+    # A pupil of two samples in the radius: 65 samples of 3.25 um are four times wavelength x f-number.
+    assert highest == pytest.approx(65 * 3.25 / (4 * 0.655))
+    for f_number in (lowest, highest):
+        with torch.no_grad():
+            encoder.f_number.fill_(f_number)
+            assert float(encoder.psf().sum()) == pytest.approx(1.0, abs=1e-3)
 
 
 def test_bands_end_where_silicon_does() -> None:
-    encoder = satellite_imager("panchromatic_tdi", shape=(4, 4), n_scenes=2).encoder
-    assert encoder.parameter_domain["width_nm"] == (0.0, 2 * (655.0 - 350.0))
-    assert encoder.parameter_scale["width_nm"] == pytest.approx(105.0)
+    bands = imager(center_nm=(450.0, 650.0), width_nm=(100.0, 300.0), quantum_efficiency=(0.5, 0.5))
+    assert bands.parameter_domain["width_nm"] == (0.0, 300.0)
+    bands = imager(center_nm=(550.0, 650.0), width_nm=(300.0, 300.0), quantum_efficiency=(0.5, 0.5))
+    assert bands.parameter_domain["width_nm"] == (0.0, 2 * (550.0 - 350.0))
+    assert bands.parameter_scale["width_nm"] == pytest.approx(90.0)
+    # A band alone has no more than its own.
+    assert imager().parameter_domain["width_nm"] == (0.0, 350.0)

@@ -174,10 +174,11 @@ class PixelSampling(LinearEncoder):
 
 @final
 class Detector(nn.Module):
-    """mean = exposure_s (quantum_efficiency photo_response photons_per_s + dark_electrons_per_s), photo-electrons.
+    """mean = exposure_s (min(1, quantum_efficiency response) photons_per_s + dark_electrons_per_s), photo-electrons.
 
     Affine in the scene, photons per pixel and second (batch, channel, row, column); `A` and `A_adjoint` are the linear
-    part, to which `forward` adds `dark_electrons()`. It takes negative light, a rounding error of an FFT, as none.
+    part, to which `forward` adds `dark_electrons()`; negative light, a rounding error of an FFT, is none. The response
+    is `photo_response`, scaled to the mean that was given: learning it moves sensitivity between pixels, adding none.
     The full well is the noise model's (`detector_noise`): it clips counts, whose mean is no clipped mean.
 
     Args:
@@ -185,22 +186,16 @@ class Detector(nn.Module):
         exposure_s: exposure time, seconds.
         dark_electrons_per_s: dark signal of a pixel, at least 0; a number or a map (row, column), as the next.
         photo_response: each pixel's response over the mean pixel's, at least 0.
-        learn: names of arguments to optimise: they become `nn.Parameter`, the others buffers.
+        learn: names of arguments to optimise, of `photo_response` a map.
 
     Reference: EMVA 1288, release 4.0, sections 2 and 4.
     """
-
-    parameter_domain: ClassVar[Mapping[str, tuple[float | None, float | None]]] = {
-        "quantum_efficiency": (0.0, 1.0),
-        "exposure_s": (0.0, None),
-        "dark_electrons_per_s": (0.0, None),
-        "photo_response": (0.0, None),
-    }
 
     quantum_efficiency: Tensor
     exposure_s: Tensor
     dark_electrons_per_s: Tensor
     photo_response: Tensor
+    mean_response: Tensor
 
     def __init__(
         self,
@@ -222,6 +217,18 @@ class Detector(nn.Module):
             "dark_electrons_per_s": within("dark_electrons_per_s", dark, 0.0),
             "photo_response": within("photo_response", response, 0.0),
         }
+        if response.ndim == 0 and "photo_response" in learn:
+            raise ValueError("learn: need a map (row, column) to learn photo_response, got a number")
+        # Beyond it a pixel would free more than one electron per photon.
+        largest = float(response.max())
+        if float(efficiency.max()) > 0:
+            largest = max(largest, 1 / float(efficiency.max()))
+        self.parameter_domain: Mapping[str, tuple[float | None, float | None]] = {
+            "quantum_efficiency": (0.0, 1.0),
+            "exposure_s": (0.0, None),
+            "dark_electrons_per_s": (0.0, None),
+            "photo_response": (0.0, largest),
+        }
         # Of a dark signal of none, an electron in the exposure.
         dark_scale = 0.3 * float(dark.mean()) or 1.0 / (float(exposure) or 1.0)
         self.parameter_scale: Mapping[str, float] = {
@@ -231,12 +238,20 @@ class Detector(nn.Module):
             "photo_response": 0.3,
         }
         hold(self, values, learn)
+        self.register_buffer("mean_response", response.mean())
 
     def electrons_per_rate(self) -> Tensor:
         """Photo-electrons for a photon per second: a number, or (channel or 1, row or 1, column or 1)."""
         efficiency = self.quantum_efficiency[..., None, None] if self.quantum_efficiency.ndim else None
         scale = self.quantum_efficiency if efficiency is None else efficiency
-        return self.exposure_s * scale * self.photo_response
+        return self.exposure_s * (scale * self._response()).clamp(max=1.0)
+
+    def _response(self) -> Tensor:
+        if self.photo_response.ndim == 0:
+            return self.photo_response
+        present = self.photo_response.mean()
+        # A dead map has no proportions: 0 of 1.
+        return self.photo_response * (self.mean_response / torch.where(present > 0, present, 1.0))
 
     def dark_electrons(self) -> Tensor:
         """Dark signal of the exposure, electrons: a number or (row, column)."""

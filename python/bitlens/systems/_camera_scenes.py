@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import numbers
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -46,6 +48,9 @@ def camera_scenes(
         return patches.scenes[..., :rows, :columns]
     if relative:
         check_relative_light(scenes)
+    elif isinstance(scenes, (Tensor, np.ndarray)) and _is_8_bit(scenes):
+        # Whole kelvin or W / (m^2 sr um) may be of 8 bits, and need not be a photograph's.
+        scenes = scenes.float() if isinstance(scenes, Tensor) else scenes.astype(np.float32)
     found = check_scenes(scenes, channels=channels, lower=lower)
     edge, least = scene_size(0, 0), scene_size(1, 1)
     samples = least[0] - edge[0]
@@ -70,8 +75,7 @@ def lens_names(
         TypeError: one string.
         ValueError: a name that neither the lens nor `others` has.
     """
-    if isinstance(learn, str):
-        raise TypeError(f"learn: need a sequence of names, got {learn!r}")
+    check_names(learn)
     known = (*others, *of_lens)
     for name in learn:
         if name not in known:
@@ -79,6 +83,51 @@ def lens_names(
             hint = ", an argument alone: the light of a pixel is stated at its value" if fixed else ""
             raise ValueError(f"learn: need names among {', '.join(known)}, got {name!r}{hint}")
     return tuple(name for name in learn if name not in others)
+
+
+def check_names(learn: object) -> None:
+    """TypeError for what is no sequence of names: one string, a number, None."""
+    if isinstance(learn, str) or not isinstance(learn, Collection):
+        raise TypeError(f"learn: need a sequence of names, got {learn!r}")
+
+
+def check_positive(name: str, value: object) -> float:
+    """`value`, a positive number.
+
+    Raises:
+        TypeError: no number.
+        ValueError: not above 0.
+    """
+    number = check_number(name, value)
+    if not number > 0:
+        raise ValueError(f"{name}: need a positive number, got {value}")
+    return number
+
+
+def check_number(name: str, value: object) -> float:
+    """`value`, a number, which may be infinite; TypeError if it is none."""
+    if isinstance(value, (Tensor, np.ndarray)) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: need a number, got {value!r}")
+    return float(value)
+
+
+def as_sequence(name: str, value: object) -> tuple[float, ...]:
+    """One number or several as a tuple.
+
+    Raises:
+        TypeError: something else.
+        ValueError: none, or NaN.
+    """
+    iterable = isinstance(value, (Sequence, np.ndarray, Tensor)) and not isinstance(value, str) and np.ndim(value) > 0
+    several: Iterable[object] = value if iterable else (value,)  # type: ignore[assignment]
+    found = tuple(check_number(name, each) for each in several)
+    if not found:
+        raise ValueError(f"{name}: need at least one, got none")
+    if any(math.isnan(each) for each in found):
+        raise ValueError(f"{name}: need numbers, got {value}")
+    return found
 
 
 def check_relative_light(scenes: Tensor | np.ndarray) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bitlens.encoders import Camera
 from bitlens.noise import PoissonGaussianNoise
-from bitlens.systems._camera_scenes import camera_scenes
+from bitlens.systems._camera_scenes import camera_scenes, check_names, check_number, check_positive
 from bitlens.systems._checks import check_count
 from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
 
@@ -53,6 +53,10 @@ def camera(
     """
     if design not in get_args(CameraDesign):
         raise ValueError(f"design: need one of {get_args(CameraDesign)}, got {design!r}")
+    check_positive("photons", photons)
+    check_number("read_std", read_std)
+    check_count("margin_pixels", margin_pixels)
+    check_names(learn)
     encoder = Camera(
         wavelength_nm=550,
         f_number=8,

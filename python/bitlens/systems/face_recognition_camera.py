@@ -15,7 +15,7 @@ from torch.nn import functional
 from bitlens.datasets import linearize_srgb
 from bitlens.encoders import Camera
 from bitlens.noise import PoissonGaussianNoise
-from bitlens.systems._camera_scenes import LENS_NAMES, camera_scenes, lens_names
+from bitlens.systems._camera_scenes import LENS_NAMES, camera_scenes, check_number, check_positive, lens_names
 from bitlens.systems._checks import check_count, check_shape
 from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
 
@@ -99,7 +99,10 @@ def face_recognition_camera(
     """
     if design not in get_args(FaceCameraDesign):
         raise ValueError(f"design: need one of {get_args(FaceCameraDesign)}, got {design!r}")
-    if not f_number >= _FASTEST:
+    check_positive("photons_per_um2", photons_per_um2)
+    check_number("read_std", read_std)
+    check_number("dark_electrons", dark_electrons)
+    if not check_number("f_number", f_number) >= _FASTEST:
         raise ValueError(f"f_number: need at least {_FASTEST:g}, whose PSF samples of 1.1 um resolve, got {f_number}")
     samples = _SAMPLES_PER_PIXEL[design] if pixel_um is None else _samples(pixel_um)
     light = photons_per_um2 * (samples * _SAMPLE_UM * _FASTEST / f_number) ** 2
@@ -127,8 +130,9 @@ def face_recognition_camera(
 
 def _samples(pixel_um: float) -> int:
     """Samples per pixel, which must divide the edge of the scenes."""
+    wanted = check_number("pixel_um", pixel_um)
     for samples in (1, 2, 4, 8, 16):
-        if math.isclose(pixel_um, samples * _SAMPLE_UM):
+        if math.isclose(wanted, samples * _SAMPLE_UM):
             return samples
     raise ValueError(f"pixel_um: need 1.1 um times 1, 2, 4, 8 or 16, got {pixel_um}")
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from bitlens import ops
 from bitlens.encoders import Camera, Detector, detector_noise, path_psf, photo_response_map
-from bitlens.encoders.detector import Values, as_planes, as_values, hold, within
+from bitlens.encoders.detector import Values, as_planes, as_values, hold
 from bitlens.encoders.pixel_blur import blurred_pixels
-from bitlens.systems._camera_scenes import camera_scenes, lens_names
+from bitlens.systems._camera_scenes import camera_scenes, check_number, check_positive, lens_names
+from bitlens.systems._checks import check_count
 from bitlens.systems._thermal_radiation import Response, band_radiance, checked_response, peak_and_response
 from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
 
@@ -124,7 +125,8 @@ class InfraredCamera(nn.Module):
             raise ValueError(
                 f"pixels_per_s, lens_kelvin: need at least 0 and above 0, got {pixels_per_s} and {lens_kelvin}"
             )
-        exposure = within("exposure_ms", as_values("exposure_ms", exposure_ms, "a number", (0,)), 0.0)
+        check_positive("exposure_ms", exposure_ms)
+        exposure = as_values("exposure_ms", exposure_ms, "a number", (0,))
         if float(detector.exposure_s) != 1.0:
             raise ValueError(f"detector: need an exposure_s of 1, rates per second, got {float(detector.exposure_s)}")
         self.lens, self.detector = lens, detector
@@ -261,7 +263,8 @@ def infrared_camera(
         mean_kelvin, contrast_kelvin: of the default scenes, mean + contrast (x - 1), x bundled images of mean 1.
         shape: pixels, rows and columns, of the default scenes. scenes: (n, 1, row, column), kelvin, at least 150.
         learn: "short_um", "long_um", "exposure_ms", "quantum_efficiency" (of a curve its peak),
-            "dark_electrons_per_s", "photo_response", "f_number", "defocus_waves", "phase_mask_waves".
+            "dark_electrons_per_s", "photo_response", "defocus_waves", "phase_mask_waves", and "f_number": the diameter
+            changes, and with it light, while the focal length and what a pixel sees stay.
 
     Reference: Rogalski, Infrared Detectors, 2nd ed. 2011: arrays of 15 um, wells of 6 to 12 million
         electrons, NETD of 10 to 30 mK.
@@ -269,7 +272,21 @@ def infrared_camera(
     if design not in get_args(InfraredDesign):
         raise ValueError(f"design: need one of {get_args(InfraredDesign)}, got {design!r}")
     sheet = _DETECTORS[design]
-    exposure = sheet.exposure_ms if exposure_ms is None else exposure_ms
+    exposure = sheet.exposure_ms if exposure_ms is None else check_positive("exposure_ms", exposure_ms)
+    check_positive("f_number", f_number)
+    check_positive("pixel_um", pixel_um)
+    if not check_number("response_std", response_std) >= 0:
+        raise ValueError(f"response_std: need at least 0, got {response_std}")
+    check_count("margin_pixels", margin_pixels)
+    for name, value in (
+        *(("pixels_per_s", pixels_per_s), ("lens_kelvin", lens_kelvin), ("transmission", transmission)),
+        *(("mean_kelvin", mean_kelvin), ("contrast_kelvin", contrast_kelvin)),
+    ):
+        check_number(name, value)
+    _check_no_text("quantum_efficiency", quantum_efficiency)
+    dark = sheet.dark_electrons_per_s
+    if dark_electrons_per_s is not None:
+        dark = check_number("dark_electrons_per_s", dark_electrons_per_s)
     efficiency, curve = peak_and_response(
         sheet.quantum_efficiency if quantum_efficiency is None else quantum_efficiency
     )
@@ -284,7 +301,7 @@ def infrared_camera(
     def encoder(response: Tensor) -> InfraredCamera:
         detector = Detector(
             quantum_efficiency=efficiency,
-            dark_electrons_per_s=sheet.dark_electrons_per_s if dark_electrons_per_s is None else dark_electrons_per_s,
+            dark_electrons_per_s=dark,
             photo_response=response,
             learn=tuple(name for name in learn if name in _IN_DETECTOR),
         )
@@ -308,7 +325,7 @@ def infrared_camera(
         )
 
     generator = torch.Generator().manual_seed(0)
-    scene_size = encoder(torch.ones(())).scene_size
+    scene_size = encoder(torch.ones(1, 1)).scene_size
     found = camera_scenes(
         scenes, scene_size, shape=shape, n_scenes=n_scenes, relative=False, generator=generator, lower=None
     )
@@ -318,12 +335,20 @@ def infrared_camera(
     noise = detector_noise(read_electrons=sheet.read_electrons, full_well_electrons=sheet.full_well_electrons)
     edge = scene_size(0, 0)[0]
     pixels = ((found.shape[-2] - edge) // lens.oversampling, (found.shape[-1] - edge) // lens.oversampling)
-    response = photo_response_map(pixels, response_std, generator=generator) if response_std else torch.ones(())
+    if response_std:
+        response = photo_response_map(pixels, response_std, generator=generator)
+    else:
+        response = torch.ones(pixels if "photo_response" in learn else ())
     return ImagingSystem(encoder(response), noise, found)
 
 
+def _check_no_text(name: str, value: object) -> None:
+    if isinstance(value, str):
+        raise TypeError(f"{name}: need a number, or wavelengths and efficiencies, got {value!r}")
+
+
 def _check_kelvin(name: str, scenes: Tensor) -> None:
-    if float(scenes.min()) < _COLDEST_SCENE_KELVIN:
+    if not float(scenes.min()) >= _COLDEST_SCENE_KELVIN:
         raise ValueError(
             f"{name}: need temperatures in kelvin, at least {_COLDEST_SCENE_KELVIN:g} (degrees Celsius + 273.15), "
             f"got {float(scenes.min()):g}"

@@ -17,7 +17,7 @@ from bitlens.encoders import LinearEncoder, angular_spectrum, gaussian_filter, i
 from bitlens.encoders.convolution import adjoint_psf, never_below_zero
 from bitlens.encoders.detector import Values, as_planes, as_values, hold, within
 from bitlens.noise import PoissonGaussianNoise
-from bitlens.systems._camera_scenes import check_relative_light
+from bitlens.systems._camera_scenes import as_sequence, check_names, check_number, check_relative_light
 from bitlens.systems._checks import check_count, check_scenes, check_shape
 from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
 
@@ -65,7 +65,7 @@ class LenslessCamera(LinearEncoder):
         distance_mm: float,
         pixel_um: float,
         oversampling: int,
-        depths_mm: Sequence[float] = (math.inf,),
+        depths_mm: float | Sequence[float] = (math.inf,),
         wavelength_nm: float = 532.0,
         refractive_index: float = 1.5,
         exposure_photons: float = 1000.0,
@@ -77,7 +77,7 @@ class LenslessCamera(LinearEncoder):
         Args:
             height_um: of the relief, of `refractive_index`. amplitude: share of the field that passes, 0 to 1.
             oversampling: mask samples per pixel's side, even, so that the axis falls between two and on a pixel.
-            depths_mm: of the scene's planes from the mask; infinity for far away.
+            depths_mm: of the scene's planes from the mask, one or several; infinity for far away.
             exposure_photons: photo-electrons that a scene sample of 1 sends through the open mask.
             psf_pixels: window of the PSF, default twice the mask.
             learn: names of arguments to optimise, all of the five that are held as tensors.
@@ -107,7 +107,7 @@ class LenslessCamera(LinearEncoder):
         self.psf_pixels = psf_pixels or (2 * size[0] // oversampling, 2 * size[1] // oversampling)
         if any(window * oversampling < n for window, n in zip(self.psf_pixels, size, strict=True)):
             raise ValueError(f"psf_pixels: need a window at least as large as the mask, got {self.psf_pixels}")
-        self.depths_mm = tuple(float(depth) for depth in depths_mm)
+        self.depths_mm = as_sequence("depths_mm", depths_mm)
         _check_depths(self.depths_mm, 0.5 * max(size) * self.sample_um, self.sample_um, wavelength_nm)
         hold(self, values, learn)
         # Shorter waves than this turn by more than half a period between two samples of the relief.
@@ -227,7 +227,7 @@ def lensless_camera(
     pixel_um: float = 26.0,
     wavelength_nm: float = 532.0,
     mask_pixels: tuple[int, int] | None = None,
-    depths_mm: Sequence[float] = (math.inf,),
+    depths_mm: float | Sequence[float] = (math.inf,),
     n_lenslets: int = 12,
     bump_um: float = 80.0,
     feature_um: float = 52.0,
@@ -245,7 +245,7 @@ def lensless_camera(
     caustics, deflecting by 0.82 bump / distance (rms). "coded_mask": opaque squares of `feature_um`, 1 mm before it.
 
     Args:
-        pixel_um: 6.5 um binned 4 x 4. depths_mm: of the scene's planes, from the mask.
+        pixel_um: 6.5 um binned 4 x 4. depths_mm: of the scene's planes, from the mask, one or several.
         distance_mm: at which at most a tenth of the light leaves the PSF's window, twice the mask's size.
         photons: photo-electrons of a scene sample of 1 through the open mask; the coded one passes half of it, compared
             at equal exposure, not equal light.
@@ -259,11 +259,13 @@ def lensless_camera(
     if design not in get_args(LenslessDesign):
         raise ValueError(f"design: need one of {get_args(LenslessDesign)}, got {design!r}")
     shape, n_scenes = check_shape(shape), check_count("n_scenes", n_scenes)
+    check_names(learn)
+    depths_mm = as_sequence("depths_mm", depths_mm)
     if scenes is not None:
         check_relative_light(scenes)
         scenes = check_scenes(scenes, channels=len(depths_mm))
     distance = (1.0 if design == "coded_mask" else 8.0) if distance_mm is None else distance_mm
-    lengths = {"distance_mm": distance, "pixel_um": pixel_um, "wavelength_nm": wavelength_nm}
+    lengths = {"distance_mm": distance, "pixel_um": pixel_um, "wavelength_nm": wavelength_nm, "photons": photons}
     for name, value in (lengths | {"bump_um": bump_um, "feature_um": feature_um}).items():
         _positive(name, value)
     n_lenslets = check_count("n_lenslets", n_lenslets)
@@ -369,6 +371,7 @@ def binary_squares(size: tuple[int, int], feature_samples: int, *, generator: to
 
 
 def _positive(name: str, value: float) -> Tensor:
+    check_number(name, value)
     number = as_values(name, value, "a number", (0,))
     if not float(number) > 0:
         raise ValueError(f"{name}: need a positive number, got {value}")
