@@ -220,7 +220,9 @@ def test_what_is_wrong_is_named() -> None:
         x_ray_ct(shape=(16, 12), views=1, photons=-1.0, scenes=scene)
     with pytest.raises(ValueError, match=r"source_mm: need more than"):
         x_ray_ct("fan", shape=(16, 12), source_mm=10.0, scenes=scene)
-    with pytest.raises(ValueError, match=r"learn: need names among photons_per_view, angles_rad, offset_mm, got 'dose'"):
+    with pytest.raises(
+        ValueError, match=r"learn: need names among photons_per_view, angles_rad, offset_mm, got 'dose'"
+    ):
         x_ray_ct(shape=(16, 12), scenes=scene, learn=("dose",))
 
 

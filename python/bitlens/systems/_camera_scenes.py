@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import numbers
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bitlens.datasets import scene_patches
-from bitlens.systems._checks import check_count, check_scenes, check_shape
+from bitlens.systems._checks import check_count, check_names, check_number, check_scenes, check_shape
 
 LENS_NAMES = ("aperture_radius", "defocus_waves", "phase_mask_waves", "exposure_photons", "quantum_efficiency")
 
@@ -83,34 +82,6 @@ def lens_names(
             hint = ", an argument alone: the light of a pixel is stated at its value" if fixed else ""
             raise ValueError(f"learn: need names among {', '.join(known)}, got {name!r}{hint}")
     return tuple(name for name in learn if name not in others)
-
-
-def check_names(learn: object) -> None:
-    """TypeError for what is no sequence of names: one string, a number, None."""
-    if isinstance(learn, str) or not isinstance(learn, Collection):
-        raise TypeError(f"learn: need a sequence of names, got {learn!r}")
-
-
-def check_positive(name: str, value: object) -> float:
-    """`value`, a positive number.
-
-    Raises:
-        TypeError: no number.
-        ValueError: not above 0.
-    """
-    number = check_number(name, value)
-    if not number > 0:
-        raise ValueError(f"{name}: need a positive number, got {value}")
-    return number
-
-
-def check_number(name: str, value: object) -> float:
-    """`value`, a number, which may be infinite; TypeError if it is none."""
-    if isinstance(value, (Tensor, np.ndarray)) and value.ndim == 0:
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: need a number, got {value!r}")
-    return float(value)
 
 
 def as_sequence(name: str, value: object) -> tuple[float, ...]:

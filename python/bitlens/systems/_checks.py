@@ -1,9 +1,10 @@
-"""Checks of what every system is given: scenes, sizes and counts."""
+"""Checks of what every system is given: scenes, sizes, counts, numbers and names."""
 
 from __future__ import annotations
 
+import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -46,12 +47,6 @@ def check_scenes(
     if lower is not None and float(planes.min()) < lower:
         raise ValueError(f"scenes: need values of at least {lower:g}, got {float(planes.min()):g}")
     return planes
-
-
-def check_names(learn: object) -> None:
-    """TypeError where one string came for a sequence of names."""
-    if isinstance(learn, str):
-        raise TypeError(f"learn: need a sequence of names, got {learn!r}")
 
 
 def check_shape(shape: Sequence[int], name: str = "shape", *, least: int = 1) -> tuple[int, int]:
@@ -102,3 +97,31 @@ def scenes_and_shape(
     rows, columns = (None, None) if shape is None else size
     tensor = check_scenes(scenes, channels=channels, rows=rows, columns=columns, lower=lower)
     return tensor, (tensor.shape[-2], tensor.shape[-1])
+
+
+def check_names(learn: object) -> None:
+    """TypeError for what is no sequence of names: one string, a number, None."""
+    if isinstance(learn, str) or not isinstance(learn, Collection):
+        raise TypeError(f"learn: need a sequence of names, got {learn!r}")
+
+
+def check_number(name: str, value: object) -> float:
+    """`value`, a number, which may be infinite; TypeError if it is none."""
+    if isinstance(value, (Tensor, np.ndarray)) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: need a number, got {value!r}")
+    return float(value)
+
+
+def check_positive(name: str, value: object) -> float:
+    """`value`, a finite number above 0.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: not positive, or not finite.
+    """
+    number = check_number(name, value)
+    if not (number > 0 and math.isfinite(number)):
+        raise ValueError(f"{name}: need a positive number, got {value}")
+    return number

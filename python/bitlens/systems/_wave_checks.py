@@ -20,21 +20,6 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
         raise ValueError(f"{name}: need one of {tuple(choices)}, got {value!r}")
 
 
-def check_positive(name: str, value: object) -> float:
-    """`value`, a finite number above 0.
-
-    Raises:
-        TypeError: not a number.
-        ValueError: not positive, or not finite.
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: need a number, got {value!r}")
-    number = float(value)
-    if not (number > 0 and math.isfinite(number)):
-        raise ValueError(f"{name}: need a positive number, got {value}")
-    return number
-
-
 def real_values(name: str, value: object, shapes: str, n_axes: Sequence[int]) -> Tensor:
     """`as_values` in float64, which answers what is no array of real numbers by the name of the argument.
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from bitlens.encoders import Camera
 from bitlens.noise import PoissonGaussianNoise
-from bitlens.systems._camera_scenes import camera_scenes, check_names, check_number, check_positive
-from bitlens.systems._checks import check_count
+from bitlens.systems._camera_scenes import camera_scenes
+from bitlens.systems._checks import check_count, check_names, check_number, check_positive
 from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
 
 CameraDesign = Literal["in_focus", "defocused", "small_aperture"]

@@ -15,8 +15,8 @@ from torch.nn import functional
 from bitlens.datasets import linearize_srgb
 from bitlens.encoders import Camera
 from bitlens.noise import PoissonGaussianNoise
-from bitlens.systems._camera_scenes import LENS_NAMES, camera_scenes, check_number, check_positive, lens_names
-from bitlens.systems._checks import check_count, check_shape
+from bitlens.systems._camera_scenes import LENS_NAMES, camera_scenes, lens_names
+from bitlens.systems._checks import check_count, check_number, check_positive, check_shape
 from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
 
 FaceCameraDesign = Literal["fine_pixels", "coarse_pixels", "small_aperture"]

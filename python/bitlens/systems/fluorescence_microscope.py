@@ -17,10 +17,9 @@ from bitlens.encoders.detector import as_planes, hold
 from bitlens.encoders.zernike import zernike_basis
 from bitlens.noise import PoissonGaussianNoise
 from bitlens.systems._camera_scenes import check_relative_light
-from bitlens.systems._checks import check_count, check_scenes, check_shape
+from bitlens.systems._checks import check_count, check_positive, check_scenes, check_shape
 from bitlens.systems._wave_checks import (
     check_choice,
-    check_positive,
     check_pupil_step,
     check_window,
     map_within,

@@ -15,10 +15,9 @@ from bitlens.encoders import coherent_imaging, sensor
 from bitlens.encoders.detector import Values, as_planes, hold, within
 from bitlens.encoders.linear import channels_to_complex, complex_to_channels
 from bitlens.noise import PoissonGaussianNoise
-from bitlens.systems._checks import check_count, check_scenes, check_shape
+from bitlens.systems._checks import check_count, check_positive, check_scenes, check_shape
 from bitlens.systems._wave_checks import (
     check_choice,
-    check_positive,
     check_window,
     numbers_within,
     real_values,

@@ -14,8 +14,8 @@ from bitlens import ops
 from bitlens.encoders import Camera, Detector, detector_noise, path_psf, photo_response_map
 from bitlens.encoders.detector import Values, as_planes, as_values, hold
 from bitlens.encoders.pixel_blur import blurred_pixels
-from bitlens.systems._camera_scenes import camera_scenes, check_number, check_positive, lens_names
-from bitlens.systems._checks import check_count
+from bitlens.systems._camera_scenes import camera_scenes, lens_names
+from bitlens.systems._checks import check_count, check_number, check_positive
 from bitlens.systems._thermal_radiation import Response, band_radiance, checked_response, peak_and_response
 from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
 

@@ -15,15 +15,8 @@ from bitlens.encoders import sensor
 from bitlens.encoders.detector import Values, as_planes, hold, within
 from bitlens.encoders.propagation import angular_spectrum
 from bitlens.noise import PoissonGaussianNoise
-from bitlens.systems._checks import check_count, check_scenes, check_shape
-from bitlens.systems._wave_checks import (
-    check_choice,
-    check_positive,
-    check_window,
-    numbers_within,
-    real_values,
-    share_of,
-)
+from bitlens.systems._checks import check_count, check_positive, check_scenes, check_shape
+from bitlens.systems._wave_checks import check_choice, check_window, numbers_within, real_values, share_of
 from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
 
 HolographyDesign = Literal["near", "far", "shifted_frames"]

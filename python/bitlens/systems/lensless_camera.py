@@ -17,8 +17,8 @@ from bitlens.encoders import LinearEncoder, angular_spectrum, gaussian_filter, i
 from bitlens.encoders.convolution import adjoint_psf, never_below_zero
 from bitlens.encoders.detector import Values, as_planes, as_values, hold, within
 from bitlens.noise import PoissonGaussianNoise
-from bitlens.systems._camera_scenes import as_sequence, check_names, check_number, check_relative_light
-from bitlens.systems._checks import check_count, check_scenes, check_shape
+from bitlens.systems._camera_scenes import as_sequence, check_relative_light
+from bitlens.systems._checks import check_count, check_names, check_number, check_scenes, check_shape
 from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
 
 LenslessDesign = Literal["lens", "lenslets", "diffuser", "coded_mask"]

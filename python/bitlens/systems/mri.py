@@ -14,8 +14,7 @@ from bitlens.encoders import LinearEncoder, complex_to_channels
 from bitlens.encoders.fourier_sampling import CartesianSampling, birdcage_sensitivities
 from bitlens.encoders.nonuniform_fourier import NonuniformSampling, radial_trajectory, spiral_trajectory
 from bitlens.noise import GaussianNoise
-from bitlens.systems._checks import check_count, scenes_and_shape
-from bitlens.systems._wave_checks import check_positive
+from bitlens.systems._checks import check_count, check_positive, scenes_and_shape
 from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
 
 MRIDesign = Literal["full", "uniform", "variable_density", "radial", "spiral"]

@@ -14,8 +14,7 @@ from bitlens.encoders import LinearEncoder
 from bitlens.encoders.detector import Values, as_planes, as_values, hold, within
 from bitlens.encoders.nonuniform_fourier import image_to_samples, samples_to_image
 from bitlens.noise import GaussianNoise
-from bitlens.systems._checks import check_count, check_shape, scenes_and_shape
-from bitlens.systems._wave_checks import check_positive
+from bitlens.systems._checks import check_count, check_positive, check_shape, scenes_and_shape
 from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
 
 InterferometerDesign = Literal["y_shaped", "circle", "random", "eht2017"]

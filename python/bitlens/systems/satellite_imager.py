@@ -15,8 +15,8 @@ from bitlens.encoders import LinearEncoder, MotionSmear, TimeDelayIntegration, i
 from bitlens.encoders.detector import Values, as_planes, as_values, detector_noise, hold, within
 from bitlens.encoders.pixel_blur import blurred_pixels, blurred_pixels_adjoint
 from bitlens.encoders.pupils import soft_annulus
-from bitlens.systems._camera_scenes import as_sequence, camera_scenes, check_names, check_number, check_positive
-from bitlens.systems._checks import check_count
+from bitlens.systems._camera_scenes import as_sequence, camera_scenes
+from bitlens.systems._checks import check_count, check_names, check_number, check_positive
 from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
 
 SatelliteDesign = Literal["panchromatic_tdi", "panchromatic_line", "multispectral"]

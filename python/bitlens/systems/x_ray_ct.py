@@ -14,8 +14,7 @@ from bitlens.datasets.phantoms_ellipses import body_slices
 from bitlens.encoders.detector import Values, as_planes, as_values, hold, within
 from bitlens.encoders.tomography import FanProjection, ParallelProjection
 from bitlens.noise import PoissonGaussianNoise
-from bitlens.systems._checks import check_count, check_names, scenes_and_shape
-from bitlens.systems._wave_checks import check_positive
+from bitlens.systems._checks import check_count, check_names, check_positive, scenes_and_shape
 from bitlens.systems.imaging_system import ImagingSystem, SystemDescription
 
 _LEARNED = ("photons_per_view", "angles_rad", "offset_mm")
