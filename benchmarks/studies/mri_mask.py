@@ -54,7 +54,7 @@ from torch import Tensor
 from bitlens import report
 from bitlens._files import replace_file
 from bitlens.datasets.phantoms_ellipses import head_slices
-from bitlens.design._adam import Adam
+from bitlens.design import optimize_design
 from bitlens.encoders.fourier_sampling import CartesianSampling
 from bitlens.estimators._closed_form import gaussian_information
 from bitlens.noise import GaussianNoise
@@ -198,22 +198,24 @@ def _shares_to_learn(n_lines: int) -> CartesianSampling:
 
 
 def shares_by_information(scenes: Scenes, n_steps: int, batch_size: int = 128) -> Tensor:
-    """Weights of the lines (line,) that climb the closed form of a Gaussian.
+    """Weights of the lines (line,) that climb the closed form of a Gaussian."""
+    result = optimize_design(
+        _shares_to_learn(scenes.images.shape[-2]),
+        GaussianNoise(1 / SNR),
+        scenes.images,
+        objective="gaussian",
+        n_steps=n_steps,
+        batch_size=min(batch_size, len(scenes.images)),
+        learning_rate={"mask": _RATE},
+        # Nobody reads the judge here: the designs are judged together below.
+        judge_scenes=scenes.images[:_FEW_JUDGED],
+        judge_method="known_channel",
+        generator=torch.Generator().manual_seed(0),
+    )
+    return _weights_of(result.parameters["mask"])
 
-    The steps of `optimize_design` without its judge, whose fits of 1152 values take most of that call's memory.
-    """
-    encoder, noise = _shares_to_learn(scenes.images.shape[-2]), GaussianNoise(1 / SNR)
-    learned = {"mask": encoder.mask}
-    climber = Adam(learned, {"mask": _RATE}, ())
-    draws = torch.Generator().manual_seed(0)
-    for step in range(n_steps):
-        rows = torch.randperm(len(scenes.images), generator=draws)[:batch_size]
-        bits = gaussian_information(encoder(scenes.images[rows]).double(), noise)
-        gradient = dict(zip(learned, torch.autograd.grad(bits, list(learned.values())), strict=True))
-        with torch.no_grad():
-            climber.step(learned, gradient, 0.5 * (1 + math.cos(math.pi * step / n_steps)))
-            encoder.mask.clamp_(min=0.0)
-    return _weights_of(encoder.mask)
+
+_FEW_JUDGED = 40
 
 
 def shares_end_to_end(scenes: Scenes, decoder: UNetDecoder, n_steps: int) -> tuple[Tensor, list[tuple[int, float]]]:
