@@ -69,7 +69,7 @@ def _scatter(axis: Axes, result: ValidationResult, by: str, score: str) -> None:
     values = np.array(list(x.values()))
     if (values > 0).all() and values.max() > 50 * values.min():
         axis.set_xscale("log")
-    axis.set(xlabel=_LABELS.get(by, by), ylabel=_LABELS.get(score, score))
+    axis.set(xlabel=_LABELS.get(by, by.replace("_", " ")), ylabel=_LABELS.get(score, score.replace("_", " ")))
     if len(result.designs) >= 3:
         found = result.rank_correlation(score, by=by)
         shown = "one value" if found.spearman is None else f"{found.spearman:.2f}"
