@@ -314,6 +314,10 @@ def test_checkpoints_that_are_refused(tmp_path: Path) -> None:
             r"constraints\['shift_um'\]: need Box with optimizer",
         ),
         ({"checkpoint": 3}, TypeError, "path: need a str or a path, got int"),
+        ({"checkpoint": "/absent/file"}, ValueError, "checkpoint: need a file in a folder that exists"),
+        ({"checkpoint": "/"}, ValueError, "checkpoint: need a file in a folder that exists"),
+        ({"schedule": lambda progress: math.nan}, ValueError, "schedule: need a share of at least 0, got nan"),
+        ({"judge_method": "mine"}, ValueError, "judge_method: need one of 'auto', 'gaussian'"),
     ],
     ids=str,
 )

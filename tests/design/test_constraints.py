@@ -99,6 +99,7 @@ def test_projection_is_the_nearest_allowed_value(constraint: Constraint) -> None
         (lambda: Simplex(-1.0), "Simplex: need total > 0, got -1"),
         (lambda: Total(math.inf), "Total: need limit > 0, got inf"),
         (lambda: Monotone("up"), "increasing"),  # type: ignore[arg-type]
+        (lambda: Monotone().project(torch.tensor(1.0)), "Monotone: need values along an axis, got one number"),
         (lambda: MinimumFeature(0), "at least 1, got 0"),
         (lambda: MinimumFeature(2).project(torch.zeros(4)), r"need a map \(..., row, column\), got shape \(4,\)"),
         (lambda: Binary("hard"), "straight_through"),  # type: ignore[arg-type]

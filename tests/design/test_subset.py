@@ -149,3 +149,8 @@ def test_few_exchanges_are_said() -> None:
 def test_bad_arguments(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         choose(Maker(), **settings)
+
+
+def test_what_is_made_must_be_a_system() -> None:
+    with pytest.raises(TypeError, match=r"make: need \(encoder, noise\) for parts \[0\], got int"):
+        choose_subset(lambda chosen: 3, N, 2, scenes())  # type: ignore[arg-type, return-value]

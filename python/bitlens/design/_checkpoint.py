@@ -93,6 +93,9 @@ def _read(
     kind: ArchiveFormat, path: str | os.PathLike[str], fingerprint: str
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
     name = file_name(path)
+    # Before anything is computed: a run that cannot be kept must not end in that.
+    if Path(name).is_dir() or not Path(name).resolve().parent.is_dir():
+        raise ValueError(f"checkpoint: need a file in a folder that exists, got {name!r}")
     if not Path(name).exists():
         return None
     need = f"checkpoint: need a file written by {kind.writer}, got {name!r}"

@@ -186,7 +186,9 @@ class AdamClimb(Climb):
             )
             return
         self._good = {name: value.clone() for name, value in self.free.items()}
-        share = problem.share(progress)
+        share = float(problem.share(progress))
+        if not (math.isfinite(share) and share >= 0):
+            raise ValueError(f"schedule: need a share of at least 0, got {share} after {progress:.0%} of the steps")
         row = DesignStep(step, bits, bits / n_pixels, norm, share * max(problem.rates.values()), self.start)
         self.history.append(row)
         self._adam.step(self.free, gradients, share)

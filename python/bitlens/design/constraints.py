@@ -147,7 +147,13 @@ class Monotone(Constraint):
             raise ValueError(f'Monotone: need "increasing" or "decreasing", got {self.direction!r}')
 
     def project(self, value: Tensor) -> Tensor:
-        """Isotonic regression of each row."""
+        """Isotonic regression of each row.
+
+        Raises:
+            ValueError: one number alone.
+        """
+        if value.ndim == 0:
+            raise ValueError("Monotone: need values along an axis, got one number")
         rows = value.detach().to("cpu", torch.float64).reshape(-1, value.shape[-1]).numpy()
         increasing = self.direction == "increasing"
         found = np.stack([isotonic_regression(row, increasing=increasing).x for row in rows])

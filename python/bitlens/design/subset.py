@@ -180,7 +180,12 @@ class _Values:
 
     def __call__(self, subset: Subset) -> float:
         if subset not in self.known:
-            encoder, noise = self._make(subset)
+            made = self._make(subset)
+            if not (
+                isinstance(made, tuple) and len(made) >= 2 and callable(made[0]) and isinstance(made[1], NoiseModel)
+            ):
+                raise TypeError(f"make: need (encoder, noise) for parts {list(subset)}, got {type(made).__name__}")
+            encoder, noise = made[:2]
             mean = torch.cat([encoder(part) for part in self._scenes.split(_ENCODE_BATCH)]).to(torch.float64)
             draws = torch.Generator(device=mean.device).manual_seed(derived_seed(self._seed, "noise"))
 
