@@ -163,6 +163,10 @@ def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path: Path) -> None:
 
 def test_foreign_and_damaged_files_are_refused_and_left_alone(tmp_path: Path) -> None:
     file = tmp_path / "rows.json"
+    with pytest.raises(ValueError, match="checkpoint: need a file in a folder that exists"):
+        run(checkpoint=tmp_path / "absent" / "file")
+    with pytest.raises(ValueError, match="checkpoint: need a file in a folder that exists"):
+        run(checkpoint=tmp_path)
     run(checkpoint=file)
     good = file.read_text()
     for changes in (

@@ -32,6 +32,8 @@ def read(path: Path, fingerprint: str) -> Kept | None:
     Raises:
         ValueError: a file that is damaged, of another kind, or of another run.
     """
+    if path.is_dir() or not path.resolve().parent.is_dir():
+        raise ValueError(f"checkpoint: need a file in a folder that exists, got {str(path)!r}")
     if not path.exists():
         return None
     try:
