@@ -337,3 +337,60 @@ def test_a_parameter_without_effect_is_named() -> None:
 
     with pytest.raises(ValueError, match="parameters: what is measured of these scenes does not depend on idle"):
         bowl(Deaf())
+
+
+def test_zeros_and_ones_that_break_another_limit_are_said() -> None:
+    def warnings(*limits: object) -> str:
+        result = optimize_design(
+            Mask(),
+            GaussianNoise(1.0),
+            mask_scenes(),
+            objective="gaussian",
+            constraints={"mask": limits},  # type: ignore[dict-item]
+            n_steps=10,
+            generator=torch.Generator().manual_seed(0),
+        )
+        return " ".join(result.warnings)
+
+    # 19 of 64 pixels are no whole number of blocks of 16.
+    assert "do not meet MinimumFeature(pixels=4)" in warnings(Binary("annealing", share=0.3), MinimumFeature(4))
+    assert "do not meet" not in warnings(Binary("annealing", share=0.25), MinimumFeature(2))
+
+
+class Multiplied(Bowl):
+    """A factor that no state_dict holds."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__(150.0)
+        self.factor = factor
+
+    def forward(self, scene: Tensor) -> Tensor:
+        return self.factor * super().forward(scene)
+
+
+def test_a_checkpoint_knows_what_attributes_and_settings_decide(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    bowl(Multiplied(1.0), n_steps=3, checkpoint=path)
+    bowl(Multiplied(1.0), n_steps=3, checkpoint=path)
+    with pytest.raises(ValueError, match=r"checkpoint: .* is of another run"):
+        bowl(Multiplied(2.0), n_steps=3, checkpoint=path)
+    with pytest.raises(ValueError, match=r"checkpoint: .* is of another run"):
+        bowl(Multiplied(1.0), n_steps=3, checkpoint=path, schedule=lambda progress: 0.5)
+    other = tmp_path / "other"
+    bowl(Bowl(150.0), n_steps=3, checkpoint=other, objective=CriticObjective(hidden=4, n_features=2))
+    with pytest.raises(ValueError, match=r"checkpoint: .* is of another run"):
+        bowl(Bowl(150.0), n_steps=3, checkpoint=other, objective=CriticObjective(hidden=8, n_features=2))
+
+
+def test_a_last_step_to_nowhere_is_taken_back() -> None:
+    class Cliff(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain = nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
+
+        def forward(self, scene: Tensor) -> Tensor:
+            return torch.where(self.gain > 1.12, torch.nan, self.gain) * scene
+
+    result = bowl(Cliff(), n_steps=2, schedule="constant", learning_rate={"gain": 0.1})
+    assert any("not finite" in warning for warning in result.warnings)
+    assert result.parameters["gain"].item() == pytest.approx(1.1, abs=1e-3)

@@ -111,14 +111,15 @@ def test_the_lower_bound_sees_the_same_noise_for_all_subsets() -> None:
 def test_an_interrupted_search_goes_on(tmp_path: Path) -> None:
     whole = choose(Maker())
     path = tmp_path / "file"
-    stopped = choose(Maker(stop_at=12), checkpoint=path)
+    stopped = choose(Maker(stop_at=13), checkpoint=path)
     assert stopped.warnings == (f"interrupted: {len(stopped.chosen)} of 3 were chosen then",)
     assert not stopped.converged
     again = Maker()
     resumed = choose(again, checkpoint=path)
     assert resumed.chosen == whole.chosen
     assert resumed.history == whole.history
-    assert len(again.made) == whole.n_evaluations - 11
+    # One more tells the file of this system from that of another.
+    assert len(again.made) == whole.n_evaluations - 11 + 1
     with pytest.raises(ValueError, match="of another run"):
         choose(Maker(), size=4, checkpoint=path)
     path.write_bytes(path.read_bytes()[:-40])
@@ -154,3 +155,15 @@ def test_bad_arguments(settings: dict[str, object], message: str) -> None:
 def test_what_is_made_must_be_a_system() -> None:
     with pytest.raises(TypeError, match=r"make: need \(encoder, noise\) for parts \[0\], got int"):
         choose_subset(lambda chosen: 3, N, 2, scenes())  # type: ignore[arg-type, return-value]
+
+
+def test_a_checkpoint_knows_what_a_closure_decides(tmp_path: Path) -> None:
+    def maker(std: float) -> Maker:
+        def make(chosen: tuple[int, ...]) -> tuple[nn.Module, GaussianNoise]:
+            return Projected(projections()[list(chosen)]), GaussianNoise(std)
+
+        return make  # type: ignore[return-value]
+
+    choose(maker(0.5), checkpoint=tmp_path / "file")
+    with pytest.raises(ValueError, match="of another run"):
+        choose(maker(0.1), checkpoint=tmp_path / "file")

@@ -24,8 +24,8 @@ class Adam:
 
     def __init__(self, values: Mapping[str, Tensor], rates: Mapping[str, float], coupled: Collection[str]) -> None:
         self._rates, self._coupled = dict(rates), frozenset(coupled)
-        self._mean = {name: torch.zeros_like(value) for name, value in values.items()}
-        self._square = {name: self._power(name, torch.zeros_like(value)) for name, value in values.items()}
+        self._mean = {name: torch.zeros_like(value.detach()) for name, value in values.items()}
+        self._square = {name: self._power(name, torch.zeros_like(value.detach())) for name, value in values.items()}
         self._n_steps = 0
 
     @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bitlens import __version__
 from bitlens._files import ArchiveFormat, RefusedError, file_name, pack_archive, replace_file, unpack_archive
+from bitlens.noise import NoiseModel
 
 _FORMAT = ArchiveFormat("bitlens design checkpoint", 1, __version__, "a checkpoint of a design", "optimize_design")
 _SUBSET = ArchiveFormat("bitlens subset checkpoint", 1, __version__, "a checkpoint of a subset", "choose_subset")
@@ -126,6 +127,14 @@ def fingerprint_of(modules: Mapping[str, object], tensors: Mapping[str, Tensor],
     for name, setting in settings.items():
         digest.update(f"{name}={setting!r};".encode())
     return digest.hexdigest()
+
+
+@torch.no_grad()
+def behaviour_of(encoder: Callable[[Tensor], Tensor], noise: NoiseModel, scenes: Tensor) -> dict[str, Tensor]:
+    """Means of two scenes and a measurement of them: what attributes and closures decide shows there."""
+    mean = encoder(scenes[:2])
+    draws = torch.Generator(device=mean.device).manual_seed(0)
+    return {"mean": mean, "measured": noise.sample(mean, draws)}
 
 
 def _add(digest: hashlib._Hash, name: str, value: Tensor) -> None:

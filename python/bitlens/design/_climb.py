@@ -76,6 +76,10 @@ class Climb(ABC):
         """Undo what an interrupt has left half done."""
         return
 
+    def step_back(self) -> None:
+        """To the last design that was evaluated and finite: the very last one has not been."""
+        return
+
     def settle(self) -> None:
         """Put the design into encoder and noise."""
         put(self.problem, self.free)
@@ -208,6 +212,10 @@ class AdamClimb(Climb):
         del self.history[n_steps:]
         self._load_moving(moving)
 
+    def step_back(self) -> None:
+        """To the design of the last evaluation."""
+        self.free = {name: value.clone() for name, value in self._good.items()}
+
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         super().load_state(state)
         self._whole = self._step_state()
@@ -216,12 +224,13 @@ class AdamClimb(Climb):
         return len(self.history), {name: value.clone() for name, value in self._moving().items()}
 
     def _moving(self) -> dict[str, Tensor]:
-        return super()._moving() | {f"adam.{name}": value for name, value in self._adam.state().items()}
+        good = {f"good.{name}": value for name, value in self._good.items()}
+        return super()._moving() | good | {f"adam.{name}": value for name, value in self._adam.state().items()}
 
     def _load_moving(self, state: Mapping[str, Tensor]) -> None:
         super()._load_moving(state)
         self._adam.load_state(_below(state, "adam."))
-        self._good = {name: value.clone() for name, value in self.free.items()}
+        self._good = {name: value.clone() for name, value in _below(state, "good.").items()}
 
 
 @final

@@ -266,7 +266,7 @@ def _onto_simplex(value: Tensor, total: float) -> Tensor:
     descending = value.flatten().sort(descending=True).values
     count = torch.arange(1, descending.numel() + 1, dtype=value.dtype, device=value.device)
     excess = (descending.cumsum(0) - total) / count
-    n_kept = int((descending > excess).sum())
+    n_kept = max(1, int((descending > excess).sum()))
     return (value - excess[n_kept - 1]).clamp(min=0.0)
 
 

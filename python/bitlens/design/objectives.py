@@ -195,6 +195,7 @@ class CriticObjective(Objective):
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Go on with these networks."""
         if not state:
+            self._weights, self._optimizer = {}, None
             return
         self._weights = {k.removeprefix("weight."): v.clone() for k, v in state.items() if k.startswith("weight.")}
         self._optimizer = self._new_optimizer()
@@ -210,10 +211,10 @@ class CriticObjective(Objective):
             self._weights[f"_{side}_scale"] = (flat - flat.mean(0)).square().mean().sqrt().clamp_min(1e-12)
             n_in = flat.shape[1]
             for layer, (n_from, n_to) in enumerate(((n_in, hidden), (hidden, n_features))):
-                weight = torch.empty(n_to, n_from, dtype=torch.float64)
+                weight = torch.empty(n_to, n_from, dtype=torch.float64, device=flat.device)
                 nn.init.normal_(weight, std=math.sqrt(1.0 / n_from), generator=batch.draws)
                 self._weights[f"{side}{layer}.weight"] = weight
-                self._weights[f"{side}{layer}.bias"] = torch.zeros(n_to, dtype=torch.float64)
+                self._weights[f"{side}{layer}.bias"] = torch.zeros(n_to, dtype=torch.float64, device=flat.device)
         self._optimizer = self._new_optimizer()
 
     def _new_optimizer(self) -> Adam:
@@ -257,7 +258,7 @@ def _dithered(measured: Tensor, noise: NoiseModel, draws: torch.Generator) -> Te
     """Whole counts plus Uniform(0, 1), whose differential entropy is the entropy of the counts."""
     if not noise.discrete:
         return measured
-    return measured + torch.rand(measured.shape, dtype=measured.dtype, generator=draws)
+    return measured + torch.rand(measured.shape, dtype=measured.dtype, device=measured.device, generator=draws)
 
 
 _BY_NAME: dict[str, Callable[[], Objective]] = {

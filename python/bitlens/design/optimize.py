@@ -17,7 +17,7 @@ from bitlens.design import _checkpoint, _parameters
 from bitlens.design._climb import Problem, put
 from bitlens.design._held_out import HeldOut
 from bitlens.design._starts import Run, climb_all
-from bitlens.design.constraints import Box, Constraint, check_constraints, project
+from bitlens.design.constraints import Binary, Box, Constraint, check_constraints, project
 from bitlens.design.objectives import OBJECTIVES, GaussianObjective, Objective, choose_objective
 from bitlens.design.result import DesignResult, DesignStep, Encoder
 from bitlens.estimators._closed_form import check_moments
@@ -100,6 +100,8 @@ def optimize_design(
     )
     if optimizer == "lbfgs":
         _check_line_search(objective, limits)
+        if plateau_window is not None:
+            raise ValueError('plateau_window: need None with optimizer "lbfgs", which has a test of its own')
     given_scenes = _scenes("scenes", scenes)
     judged = {} if judge_scenes is None else {"judge_scenes": _scenes("judge_scenes", judge_scenes)}
     settings = {
@@ -107,14 +109,18 @@ def optimize_design(
         "limits": limits,
         "rates": rates,
         "steps": (n_steps, schedule if isinstance(schedule, str) else "own", optimizer, batch_size, plateau_window),
-        "objective": objective if isinstance(objective, str) else objective.name,
+        "objective": objective if isinstance(objective, str) else _settings_of(objective),
+        "schedule": [share(step / 8) for step in range(9)],
         "starts": (n_starts, start_spread),
+        "judge": (judge_method, None if judge_groups is None else list(judge_groups)),
     }
     seed = take_seed(generator)
     fingerprint, saved = "", None
     if checkpoint is not None:
         fingerprint = _checkpoint.fingerprint_of(
-            {"encoder": encoder, "noise": noise}, {"scenes": given_scenes, **judged}, settings
+            {"encoder": encoder, "noise": noise},
+            {"scenes": given_scenes, **judged, **_checkpoint.behaviour_of(encoder, noise, given_scenes)},
+            settings,
         )
         saved = _checkpoint.load(checkpoint, fingerprint)
         if saved is not None and generator is not None and saved.seed != seed:
@@ -143,6 +149,11 @@ def optimize_design(
         best, starts, ends = climb_all(problem, chosen.objective, first, scales, run)
         warnings += notes + ends
         best.settle()
+        if not bool(held_out.means(encoder).isfinite().all()):
+            best.step_back()
+            best.settle()
+            warnings.append("the last step led to means that are not finite: the design is that of the step before")
+        warnings += _broken(best.problem.learned, limits)
         after = held_out.judge(encoder, noise)
     for parameter in frozen:
         parameter.requires_grad_(True)
@@ -164,6 +175,28 @@ def optimize_design(
         converged=best.converged,
         starts=starts,
     )
+
+
+def _settings_of(objective: Objective) -> tuple[str, list[tuple[str, object]]]:
+    """Its name, and the numbers that it was made with."""
+    held = vars(objective).items()
+    return objective.name, sorted((name, each) for name, each in held if isinstance(each, int | float | str | tuple))
+
+
+def _broken(learned: Mapping[str, Tensor], limits: Mapping[str, Sequence[Constraint]]) -> list[str]:
+    """Constraints that zeros and ones made from free numbers do not meet, though the free numbers do."""
+    notes = []
+    for name, several in limits.items():
+        if not any(isinstance(limit, Binary) for limit in several):
+            continue
+        value = learned[name].detach()
+        others = [limit for limit in several if not isinstance(limit, Binary)]
+        notes += [
+            f"{name}: its zeros and ones do not meet {limit}, which holds for the free numbers alone"
+            for limit in others
+            if float((limit.project(value) - value).abs().max()) > 1e-6
+        ]
+    return notes
 
 
 def _check_choices(

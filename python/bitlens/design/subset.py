@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bitlens.densities._samples import samples
-from bitlens.design._checkpoint import SavedSubset, fingerprint_of, load_subset, save_subset
+from bitlens.design._checkpoint import SavedSubset, behaviour_of, fingerprint_of, load_subset, save_subset
 from bitlens.design.objectives import Batch, GaussianObjective, KnownChannelObjective, Objective
 from bitlens.estimators._inputs import whole_number
 from bitlens.estimators._seeds import derived_seed, take_seed
@@ -107,7 +107,9 @@ def choose_subset(
     known: dict[Subset, float] = {}
     if checkpoint is not None:
         settings = (n_candidates, size, method, objective, kept, submodular)
-        fingerprint = fingerprint_of({"make": make}, {"scenes": given}, {"settings": settings})
+        encoder, noise = _system(make, tuple(range(n_candidates))[:size])
+        behaviour = behaviour_of(encoder, noise, given)
+        fingerprint = fingerprint_of({"make": make}, {"scenes": given, **behaviour}, {"settings": settings})
         saved = load_subset(checkpoint, fingerprint)
         if saved is not None:
             if generator is not None and saved.seed != seed:
@@ -168,6 +170,14 @@ def choose_subset(
     )
 
 
+def _system(make: Callable[[Subset], tuple[Encoder, NoiseModel]], subset: Subset) -> tuple[Encoder, NoiseModel]:
+    made = make(subset)
+    fits = isinstance(made, tuple) and len(made) >= 2 and callable(made[0]) and isinstance(made[1], NoiseModel)
+    if not fits:
+        raise TypeError(f"make: need (encoder, noise) for parts {list(subset)}, got {type(made).__name__}")
+    return made[0], made[1]
+
+
 @final
 class _Values:
     """Bits of a subset, evaluated once; the same noise for all."""
@@ -180,12 +190,7 @@ class _Values:
 
     def __call__(self, subset: Subset) -> float:
         if subset not in self.known:
-            made = self._make(subset)
-            if not (
-                isinstance(made, tuple) and len(made) >= 2 and callable(made[0]) and isinstance(made[1], NoiseModel)
-            ):
-                raise TypeError(f"make: need (encoder, noise) for parts {list(subset)}, got {type(made).__name__}")
-            encoder, noise = made[:2]
+            encoder, noise = _system(self._make, subset)
             mean = torch.cat([encoder(part) for part in self._scenes.split(_ENCODE_BATCH)]).to(torch.float64)
             draws = torch.Generator(device=mean.device).manual_seed(derived_seed(self._seed, "noise"))
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from bitlens.design._adam import Adam
 from bitlens.design.constraints import Constraint, project
 from bitlens.estimators._seeds import derived_seed
 from bitlens.validation._training import rate_at, shuffled_batches
@@ -126,9 +127,11 @@ def train_jointly(
     n_steps = schedule.n_steps
     weights = list(network.parameters())
     groups = _parameter_groups(network, schedule.learning_rate)
-    groups += [{"params": [leaf], "lr": design.rates[name]} for name, leaf in design.free.items()]
     largest = [group["lr"] for group in groups]
     optimizer = torch.optim.Adam(groups)
+    # Elementwise steps followed by a projection that couples elements come to rest where they should not.
+    coupled = [name for name, several in design.limits.items() if any(limit.couples for limit in several)]
+    climber = Adam(design.free, design.rates, coupled)
     batches = shuffled_batches(rows.training, schedule.batch_size, derived_seed(seed, "batches"))
     draws = torch.Generator().manual_seed(derived_seed(seed, "noise of steps"))
     judges = rows.validation[:: max(1, len(rows.validation) // _MOST_JUDGES)]
@@ -163,6 +166,8 @@ def train_jointly(
             design.pull()
             nn.utils.clip_grad_norm_(weights, _CLIP_NORM)
             optimizer.step()
+            downhill = {name: -leaf.grad for name, leaf in design.free.items() if leaf.grad is not None}
+            climber.step(design.free, downhill, rate_at(step, n_steps))
             design.project()
             bar.update()
             if step + 1 in looks:

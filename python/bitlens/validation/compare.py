@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from bitlens import __version__
 from bitlens.densities._samples import samples
+from bitlens.design._checkpoint import behaviour_of
 from bitlens.estimators import estimate_information
 from bitlens.estimators._judge import METHODS
 from bitlens.estimators._seeds import derived_seed, take_seed
@@ -66,7 +67,7 @@ def validate(
     """
     plan = _plan(systems, task, decoder, n_test, n_seeds, groups, method, dict(metrics or {}))
     names = tuple(name for name in lower_is_better if name in plan.metrics)
-    mark = _mark(plan)
+    mark = "" if checkpoint is None else _mark(plan)
     path = None if checkpoint is None else Path(checkpoint)
     kept = None if path is None else _checkpoint.read(path, mark)
     if kept is None:
@@ -198,6 +199,9 @@ def _mark(plan: _Plan) -> str:
     parts: dict[str, object] = {"version": __version__}
     for name, (encoder, noise, scenes) in plan.systems.items():
         parts |= {f"{name} encoder": encoder, f"{name} noise": noise, f"{name} scenes": scenes}
+        # What attributes that no state_dict holds decide shows in the means and a measurement.
+        few = behaviour_of(encoder, cast(NoiseModel, noise), scenes)
+        parts |= {f"{name} {key}": value for key, value in few.items()}
     parts |= {"task": plan.task.score_names, "target": plan.target, "range": plan.task.range_of(plan.target)}
     parts |= {"decoder": repr(plan.decoder), "share": plan.share, "groups": plan.labels}
     parts |= {"grouped": plan.grouped, "method": plan.method}
