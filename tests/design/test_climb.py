@@ -394,3 +394,20 @@ def test_a_last_step_to_nowhere_is_taken_back() -> None:
     result = bowl(Cliff(), n_steps=2, schedule="constant", learning_rate={"gain": 0.1})
     assert any("not finite" in warning for warning in result.warnings)
     assert result.parameters["gain"].item() == pytest.approx(1.1, abs=1e-3)
+
+
+def test_a_critic_interrupted_in_its_first_step_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bitlens.design import objectives
+
+    def interrupted(batch: object) -> Tensor:
+        raise KeyboardInterrupt
+
+    def run(path: Path) -> DesignResult:
+        critic = CriticObjective(hidden=8, n_features=4)
+        return bowl(Bowl(150.0), n_steps=4, objective=critic, checkpoint=path)
+
+    whole = run(tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        patched.setattr(objectives, "follow", interrupted)
+        assert len(run(tmp_path / "cut").history) == 0
+    assert run(tmp_path / "cut").history == whole.history

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitlens.design import Box
+from bitlens.design import Box, Simplex
 from bitlens.noise import GaussianNoise, PoissonGaussianNoise, PoissonNoise
 from bitlens.validation import (
     Classification,
@@ -23,6 +23,8 @@ from bitlens.validation import (
     measure_cost,
     train_end_to_end,
 )
+from bitlens.validation._joint import Design, JointSchedule, train_jointly
+from bitlens.validation.decoder import Rows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -199,3 +201,20 @@ def test_failures_of_the_function_are_said() -> None:
     with pytest.raises(ValueError, match="start: need"):
         measure_cost(fail, start="thread")  # type: ignore[arg-type]
     assert math.isfinite(measure_cost(functools.partial(use_memory, 1, 0.0), start="fork").cpu_seconds)
+
+
+def test_numbers_that_share_a_total_move_along_their_gradient() -> None:
+    """Elementwise steps would grow all alike, and the projection onto the simplex would take them back."""
+    worth = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    share = nn.Parameter(torch.full((4,), 0.25))
+    network = nn.Linear(1, 1)
+    train_jointly(
+        Design({"share": share}, {"share": (Simplex(1.0),)}, {"share": 0.01}),
+        network,
+        lambda rows, source: 5.0 - (worth * share).sum() + 0 * network(torch.zeros(1, 1)).sum(),
+        Rows(torch.arange(40), torch.arange(10)),
+        JointSchedule(500, 8, 1e-3),
+        0,
+    )
+    assert float(share.detach()[3]) > 0.9
+    assert float(share.detach().sum()) == pytest.approx(1.0, abs=1e-6)
