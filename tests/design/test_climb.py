@@ -399,7 +399,7 @@ def test_a_last_step_to_nowhere_is_taken_back() -> None:
 def test_a_critic_interrupted_in_its_first_step_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from bitlens.design import objectives
 
-    def interrupted(batch: object) -> Tensor:
+    def interrupted(*arguments: object) -> Tensor:
         raise KeyboardInterrupt
 
     def run(path: Path) -> DesignResult:
@@ -408,6 +408,6 @@ def test_a_critic_interrupted_in_its_first_step_starts_anew(tmp_path: Path, monk
 
     whole = run(tmp_path / "whole")
     with monkeypatch.context() as patched:
-        patched.setattr(objectives, "follow", interrupted)
+        patched.setattr(objectives, "differentiable_sample", interrupted)
         assert len(run(tmp_path / "cut").history) == 0
     assert run(tmp_path / "cut").history == whole.history

@@ -20,8 +20,9 @@ from bitlens.design import (
     Simplex,
     optimize_design,
 )
-from bitlens.design.objectives import choose_objective, follow
+from bitlens.design.objectives import choose_objective
 from bitlens.noise import GaussianNoise, NoiseModel, PoissonGaussianNoise, PoissonNoise
+from bitlens.noise._surrogate import differentiable_sample
 
 # Two Gaussian channels share one budget: variances 4 and 1, noise 1. By water-filling, shares a with a_1 + a_2 = 2 are
 # level - 1/4 and level - 1, level = 13/8: 1.375 and 0.625.
@@ -101,8 +102,7 @@ def test_objectives_are_values_of_the_information_they_name() -> None:
 @pytest.mark.parametrize("noise", [PoissonNoise(), PoissonGaussianNoise(2.0, 100.0, read_std=3.0)])
 def test_measurements_follow_their_means(noise: NoiseModel) -> None:
     mean = torch.full((4000, 1), 30.0, dtype=torch.float64, requires_grad=True)
-    batch = Batch(mean, mean, noise, torch.Generator().manual_seed(0), lambda n: (mean, mean))
-    measured = follow(batch)
+    measured = differentiable_sample(noise, mean, torch.Generator().manual_seed(0))
     # The very samples of the noise ...
     torch.testing.assert_close(
         measured.detach(), noise.sample(mean.detach(), torch.Generator().manual_seed(0)), rtol=1e-12, atol=1e-9
@@ -131,7 +131,7 @@ class _OwnNoise(NoiseModel):
 def test_measurements_that_cannot_follow_are_refused() -> None:
     mean = torch.ones(3, 1, dtype=torch.float64, requires_grad=True)
     with pytest.raises(TypeError, match="noise: need differentiable samples, or methods expected"):
-        follow(Batch(mean, mean, _OwnNoise(), torch.Generator(), lambda n: (mean, mean)))
+        differentiable_sample(_OwnNoise(), mean, torch.Generator())
 
 
 def test_auto_says_why() -> None:

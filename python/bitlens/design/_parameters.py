@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -130,6 +131,37 @@ def scales(encoder: Callable[[Tensor], Tensor], noise: nn.Module, learned: dict[
                 value = getattr(module, attribute, None)
                 found |= {name: float(scale) for name, parameter in learned.items() if parameter is value}
     return found
+
+
+def learning_rates(
+    given: float | Mapping[str, float] | None, first_step: float, scales: Mapping[str, float]
+) -> dict[str, float]:
+    """Of each parameter in its own unit: by name as given, else one number, `first_step` for None, in its scale.
+
+    Raises:
+        ValueError: an unknown or a missing name, or a rate that is not a positive number.
+    """
+    if isinstance(given, Mapping):
+        check_names("learning_rate", given, scales)
+        missing = [name for name in scales if name not in given]
+        if missing:
+            raise ValueError(f"learning_rate: need one for each parameter, got none for {missing[0]!r}")
+        rates = {name: float(given[name]) for name in scales}
+    else:
+        share = first_step if given is None else float(given)
+        rates = {name: share * scale for name, scale in scales.items()}
+    for name, rate in rates.items():
+        if not (math.isfinite(rate) and rate > 0):
+            raise ValueError(f"learning_rate: need a number above 0 for {name!r}, got {rate}")
+    return rates
+
+
+def check_names(argument: str, given: Iterable[str], learned: Iterable[str]) -> None:
+    """ValueError for a name that is not among what may change."""
+    known = list(learned)
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{argument}: {name!r} is not among what may change: {', '.join(known)}")
 
 
 def copy_of(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:

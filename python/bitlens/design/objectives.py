@@ -15,8 +15,9 @@ from bitlens.densities import Density, GaussianMixtureDensity
 from bitlens.design._adam import Adam
 from bitlens.estimators._closed_form import gaussian_information
 from bitlens.estimators._sampled_bound import sampled_lower_bound
-from bitlens.noise import GaussianNoise, NoiseModel
+from bitlens.noise import NoiseModel
 from bitlens.noise._abilities import HasMoments
+from bitlens.noise._surrogate import differentiable_sample
 
 
 class Batch(NamedTuple):
@@ -124,7 +125,7 @@ class DensityObjective(Objective):
             self._density = self._density.fit(measured)
         self._step += 1
         entropy_given_scene = batch.noise.entropy(batch.mean).flatten(1).sum(dim=1).mean()
-        measured = _dithered(follow(batch), batch.noise, batch.draws)
+        measured = _dithered(differentiable_sample(batch.noise, batch.mean, batch.draws), batch.noise, batch.draws)
         return -self._density.log_prob(measured).mean() - entropy_given_scene
 
     def state(self) -> dict[str, Tensor]:
@@ -182,7 +183,7 @@ class CriticObjective(Objective):
                 gradients = torch.autograd.grad(bound, list(learned.values()))
             own = {name: self._weights[name] for name in learned}
             self._optimizer.step(own, dict(zip(learned, gradients, strict=True)), 1.0)
-        return self._bound(self._weights, batch.scenes, follow(batch))
+        return self._bound(self._weights, batch.scenes, differentiable_sample(batch.noise, batch.mean, batch.draws))
 
     def state(self) -> dict[str, Tensor]:
         """The networks and their optimiser."""
@@ -232,26 +233,6 @@ def _network(weights: dict[str, Tensor], side: str, values: Tensor) -> Tensor:
     flat = (values.flatten(1).to(torch.float64) - weights[f"_{side}_centre"]) / weights[f"_{side}_scale"]
     hidden = nn.functional.linear(flat, weights[f"{side}0.weight"], weights[f"{side}0.bias"])
     return nn.functional.linear(nn.functional.silu(hidden), weights[f"{side}1.weight"], weights[f"{side}1.bias"])
-
-
-def follow(batch: Batch) -> Tensor:
-    """A measurement of each mean, whose graph moves it with its expectation and standard deviation.
-
-    Raises:
-        TypeError: a noise model whose samples have no graph and that has no moments either.
-    """
-    measured = batch.noise.sample(batch.mean, batch.draws)
-    if isinstance(batch.noise, GaussianNoise):
-        return measured
-    if isinstance(batch.noise, HasMoments):
-        expected, std = batch.noise.expected(batch.mean), batch.noise.variance(batch.mean).clamp_min(1e-12).sqrt()
-        return expected + std * ((measured - expected) / std).detach()
-    if measured.requires_grad:
-        return measured
-    raise TypeError(
-        f"noise: need differentiable samples, or methods expected(mean) and variance(mean), for this objective; "
-        f"{type(batch.noise).__name__} has neither"
-    )
 
 
 def _dithered(measured: Tensor, noise: NoiseModel, draws: torch.Generator) -> Tensor:

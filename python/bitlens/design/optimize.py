@@ -93,8 +93,8 @@ def optimize_design(
     learned, frozen = _parameters.choose_parameters(encoder, noise, parameters)
     limits = check_constraints(constraints)
     scales = _parameters.scales(encoder, noise, learned)
-    rates = _rates(learning_rate, learned, scales)
-    _check_names("constraints", limits, learned)
+    rates = _parameters.learning_rates(learning_rate, _FIRST_STEP, scales)
+    _parameters.check_names("constraints", limits, learned)
     notes = _add_domains(
         limits, _parameters.domains(encoder, noise, learned), _parameters.without_domain(encoder, noise, learned)
     )
@@ -304,27 +304,3 @@ def _batch_size(given: int | None, n_scenes: int) -> int:
     if not 2 <= given <= n_scenes:
         raise ValueError(f"batch_size: need 2 to {n_scenes} scenes, got {given}")
     return given
-
-
-def _rates(
-    learning_rate: float | Mapping[str, float] | None, learned: Mapping[str, Tensor], scales: Mapping[str, float]
-) -> dict[str, float]:
-    if isinstance(learning_rate, Mapping):
-        _check_names("learning_rate", learning_rate, learned)
-        missing = [name for name in learned if name not in learning_rate]
-        if missing:
-            raise ValueError(f"learning_rate: need one for each parameter, got none for {missing[0]!r}")
-        rates = {name: float(learning_rate[name]) for name in learned}
-    else:
-        share = _FIRST_STEP if learning_rate is None else float(learning_rate)
-        rates = {name: share * scale for name, scale in scales.items()}
-    for name, rate in rates.items():
-        if not (math.isfinite(rate) and rate > 0):
-            raise ValueError(f"learning_rate: need a number above 0 for {name!r}, got {rate}")
-    return rates
-
-
-def _check_names(argument: str, given: Mapping[str, object], learned: Mapping[str, Tensor]) -> None:
-    for name in given:
-        if name not in learned:
-            raise ValueError(f"{argument}: {name!r} is not among what may change: {', '.join(learned)}")

@@ -1,5 +1,6 @@
 """Do the bits predict what a decoder achieves? Standard decoders and scores, traditional metrics, bounds, baseline."""
 
+from bitlens.noise._surrogate import differentiable_sample
 from bitlens.validation._joint import JointStep
 from bitlens.validation.bounds import (
     SourceEntropy,
@@ -13,7 +14,7 @@ from bitlens.validation.classifier import ClassifierDecoder, LogisticDecoder
 from bitlens.validation.compare import validate
 from bitlens.validation.cost import Cost, PeakMemory, measure_cost
 from bitlens.validation.decoder import Decoder, FitStep, FittedDecoder, TrainableDecoder
-from bitlens.validation.end_to_end import EndToEndResult, differentiable_sample, train_end_to_end
+from bitlens.validation.end_to_end import EndToEndResult, train_end_to_end
 from bitlens.validation.linear import LinearDecoder, WienerDecoder
 from bitlens.validation.metrics import condition_number, jacobian, mtf50, point_response, singular_values, snr_db
 from bitlens.validation.result import RankCorrelation, ValidationResult, ValidationRow

@@ -9,9 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
-
 from bitlens._files import replace_file
 from bitlens.validation.result import ValidationRow
 
@@ -71,29 +68,3 @@ def write(path: Path, fingerprint: str, kept: Kept) -> None:
 def _checksum(content: Mapping[str, Any]) -> str:
     text = json.dumps({name: value for name, value in content.items() if name != "checksum"}, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def fingerprint(parts: Mapping[str, object]) -> str:
-    """A digest of tensors, modules with their numbers, and of anything else by its repr."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, part in parts.items():
-        digest.update(f"|{name}:".encode())
-        if isinstance(part, Tensor):
-            _add(digest, part)
-        elif isinstance(part, nn.Module):
-            digest.update(f"{type(part).__qualname__} {part}".encode())
-            for key, value in part.state_dict().items():
-                digest.update(key.encode())
-                if isinstance(value, Tensor):
-                    _add(digest, value)
-        elif isinstance(part, str | int | float | tuple | None) or dataclasses.is_dataclass(part):
-            digest.update(repr(part).encode())
-        else:
-            digest.update(type(part).__qualname__.encode())
-    return digest.hexdigest()
-
-
-def _add(digest: Any, value: Tensor) -> None:
-    value = value.detach().cpu().contiguous()
-    digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
-    digest.update(torch.view_as_real(value).numpy().tobytes() if value.is_complex() else value.numpy().tobytes())

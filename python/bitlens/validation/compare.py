@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from bitlens import __version__
 from bitlens.densities._samples import samples
-from bitlens.design._checkpoint import behaviour_of
+from bitlens.design._checkpoint import behaviour_of, fingerprint_of
 from bitlens.estimators import estimate_information
 from bitlens.estimators._judge import METHODS
 from bitlens.estimators._seeds import derived_seed, take_seed
@@ -196,16 +196,22 @@ test_share.__test__ = False  # type: ignore[attr-defined]
 
 
 def _mark(plan: _Plan) -> str:
-    parts: dict[str, object] = {"version": __version__}
+    modules: dict[str, object] = {}
+    tensors = {"target": plan.target, "groups": plan.labels}
     for name, (encoder, noise, scenes) in plan.systems.items():
-        parts |= {f"{name} encoder": encoder, f"{name} noise": noise, f"{name} scenes": scenes}
+        modules |= {f"{name} encoder": encoder, f"{name} noise": noise}
         # What attributes that no state_dict holds decide shows in the means and a measurement.
         few = behaviour_of(encoder, cast(NoiseModel, noise), scenes)
-        parts |= {f"{name} {key}": value for key, value in few.items()}
-    parts |= {"task": plan.task.score_names, "target": plan.target, "range": plan.task.range_of(plan.target)}
-    parts |= {"decoder": repr(plan.decoder), "share": plan.share, "groups": plan.labels}
-    parts |= {"grouped": plan.grouped, "method": plan.method}
-    return _checkpoint.fingerprint(parts)
+        tensors |= {f"{name} scenes": scenes, **{f"{name} {key}": value for key, value in few.items()}}
+    settings = {
+        "version": __version__,
+        "task": (plan.task.score_names, plan.task.range_of(plan.target)),
+        "decoder": plan.decoder,
+        "share": plan.share,
+        "grouped": plan.grouped,
+        "method": plan.method,
+    }
+    return fingerprint_of(modules, tensors, settings)
 
 
 def _fill(plan: _Plan, kept: _checkpoint.Kept, mark: str, path: Path | None) -> None:

@@ -84,6 +84,7 @@ def measure_cost(
         raise ValueError(f'start: need "spawn" or "fork", got {start!r}')
     context = multiprocessing.get_context(start)
     payload: Any = function
+    # Pickled bytes go between this process and its own child alone, never to or from a file.
     if start == "spawn":
         try:
             payload = pickle.dumps(function)

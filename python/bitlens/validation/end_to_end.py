@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from bitlens.design.constraints import Box, Constraint, check_constraints
 from bitlens.estimators._seeds import derived_seed, take_seed
 from bitlens.kernels import _backend
 from bitlens.noise import GaussianNoise, NoiseModel
-from bitlens.noise._abilities import HasMoments
+from bitlens.noise._surrogate import differentiable_sample
 from bitlens.validation._joint import Design, JointSchedule, JointStep, train_jointly
 from bitlens.validation.classifier import Classifier, ClassifierDecoder
 from bitlens.validation.compare import test_share
@@ -37,8 +36,6 @@ from bitlens.validation.decoder import (
 from bitlens.validation.tasks import Reconstruction, Task
 from bitlens.validation.unet import UNetDecoder
 
-# Below this variance (electrons squared) the surrogate's gradient is cut: it grows without bound.
-_LEAST_VARIANCE = 1e-3
 _SURROGATE_PHOTONS = 10.0
 # First steps of the design, in what counts as a large change of each parameter.
 _FIRST_STEP = 0.01
@@ -65,25 +62,6 @@ class EndToEndResult:
     seed: int
     version: str
     warnings: tuple[str, ...]
-
-
-def differentiable_sample(noise: NoiseModel, mean: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """A measurement drawn from the noise model, whose gradient is that of expected + sqrt(variance) e, e held fixed.
-
-    For `GaussianNoise` the sample's own. Photon counts have none: they are drawn exactly, and only the gradient is the
-    Gaussian surrogate's, which is 33 % off at a mean of 0.5 photons, 12 % at 2, 0.2 % at 20.
-
-    Raises:
-        TypeError: a noise model that knows neither.
-    """
-    if isinstance(noise, GaussianNoise):
-        return noise.sample(mean, generator)
-    if not isinstance(noise, HasMoments):
-        raise TypeError(f"noise: need a noise model with expected and variance, got {type(noise).__name__}")
-    expected, deviation = noise.expected(mean), noise.variance(mean).clamp(min=_LEAST_VARIANCE).sqrt()
-    with torch.no_grad():
-        white = (noise.sample(mean, generator) - expected) / deviation
-    return expected + deviation * white
 
 
 def train_end_to_end(
@@ -132,7 +110,7 @@ def train_end_to_end(
     share = test_share(n_test, len(given))
     encoder, noise = copy.deepcopy(encoder), copy.deepcopy(noise)
     learned = _parameters.choose_parameters(encoder, noise, parameters).learned
-    rates = _rates(learning_rate, learned, _parameters.scales(encoder, noise, learned))
+    rates = _parameters.learning_rates(learning_rate, _FIRST_STEP, _parameters.scales(encoder, noise, learned))
     seed = take_seed(generator)
     labels = group_codes(groups, len(given))
     rest, test = split_rows(labels, share, derived_seed(seed, "test scenes 0"))
@@ -197,25 +175,7 @@ def _limits(
     constraints: Mapping[str, Constraint | Sequence[Constraint]] | None,
 ) -> dict[str, tuple[Constraint, ...]]:
     limits = check_constraints(constraints)
-    for name in limits:
-        if name not in learned:
-            raise ValueError(f"constraints: {name!r} is not among what may change: {', '.join(learned)}")
+    _parameters.check_names("constraints", limits, learned)
     for name, (lower, upper) in _parameters.domains(encoder, noise, learned).items():
         limits[name] = (*limits.get(name, ()), Box(lower, upper))
     return limits
-
-
-def _rates(
-    learning_rate: float | Mapping[str, float] | None, learned: Mapping[str, nn.Parameter], scales: Mapping[str, float]
-) -> dict[str, float]:
-    if isinstance(learning_rate, Mapping):
-        if set(learning_rate) != set(learned):
-            raise ValueError(f"learning_rate: need one for each of {', '.join(learned)}, got {sorted(learning_rate)}")
-        rates = {name: float(rate) for name, rate in learning_rate.items()}
-    else:
-        share = _FIRST_STEP if learning_rate is None else float(learning_rate)
-        rates = {name: share * scale for name, scale in scales.items()}
-    for name, rate in rates.items():
-        if not (math.isfinite(rate) and rate > 0):
-            raise ValueError(f"learning_rate: need a number above 0 for {name!r}, got {rate}")
-    return rates
