@@ -11,7 +11,9 @@ from torch import Tensor
 from bitlens.encoders import _tomography_gradients as gradients
 from bitlens.encoders import _tomography_loops as loops
 from bitlens.encoders import _tomography_tensors as tensors
+from bitlens.encoders._tomography_rays import Rays
 from bitlens.encoders.tomography import FanProjection, ParallelProjection, filtered_back_projection
+from bitlens.kernels.parallel_projection import reference as parallel_reference
 
 PI = math.pi
 
@@ -227,14 +229,19 @@ def test_fourier_slice_theorem() -> None:
 # ---- numerics ----
 
 
+def backproject_in_torch(measured: Tensor, rays: Rays, shape: tuple[int, int]) -> Tensor:
+    return parallel_reference.backproject(measured, loops._views(rays), shape)
+
+
 @pytest.mark.parametrize("encoder", [PARALLEL, FAN], ids=["parallel", "fan"])
 def test_loops_and_torch_agree(encoder: ParallelProjection | FanProjection) -> None:
     scene, measured = random(3, 5, 8), random(3, 9, encoder.bins, seed=1)
     rays = encoder._rays() if isinstance(encoder, ParallelProjection) else encoder._rays_and_scale()[0]
     edges = gradients._at_edges(random(9, encoder.bins, seed=2), rays)[:, None]
+    back = tensors.adjoint_in_torch if rays.fan else backproject_in_torch
     pairs = (
-        (loops._sums_on_cpu(scene, rays), tensors.sums_in_torch(scene, rays)),
-        (loops._adjoint_on_cpu(measured, rays, (5, 8)), tensors.adjoint_in_torch(measured, rays, (5, 8))),
+        (loops.bin_sums(scene, rays), tensors.sums_in_torch(scene, rays)),
+        (loops.bin_sums_adjoint(measured, rays, (5, 8)), back(measured, rays, (5, 8))),
         (edges * loops._slopes_on_cpu(scene, rays), edges * tensors.slopes_in_torch(scene, rays)),
     )
     for own, torch_s in pairs:

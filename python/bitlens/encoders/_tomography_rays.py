@@ -18,7 +18,7 @@ class Rays(NamedTuple):
         slope: (part, view, edge), differentiable; of parallel rays (part, view, 1).
         source_row: (part, view) the row where the rays of a fan start, differentiable; empty for parallel rays.
         inverse: (part, view, 4) a, b, c, d of q = (a + b edge) / (c + d edge), the inverse of which finds the bin that
-            a pixel's edge falls into; q is the intercept of parallel rays and the slope of a fan's.
+            a pixel's edge falls into; q is the slope of a fan's ray; empty for parallel rays.
         inside: (part, view, bin) whether the bin is in the part: neighbours, and each bin in one part; (part, view, 1)
             for parallel rays.
         direction: (part, view) sign of the change of row along a fan's rays; 1 for parallel rays.

@@ -76,8 +76,8 @@ def slopes_in_torch(image: Tensor, rays: Rays) -> Tensor:
 
 
 def pieces(bins: Tensor, rays: Rays) -> tuple[Tensor, Tensor]:
-    """(part, batch, view, bin + 2): intercept and slope over q of the integral of the bins, constant on both sides."""
-    key = (rays.slope if rays.fan else rays.intercept_of_edges())[:, None]
+    """(part, batch, view, bin + 2): intercept and slope over q of a fan's integrated bins, constant on both sides."""
+    key = rays.slope[:, None]
     values = torch.where(rays.inside[:, None], rays.factor[:, None] * bins, 0.0)
     integral = torch.nn.functional.pad((values * key.diff(dim=-1)).cumsum(-1), (1, 0))
     constants = torch.nn.functional.pad(integral[..., :-1] - values * key[..., :-1], (1, 1))
@@ -86,7 +86,7 @@ def pieces(bins: Tensor, rays: Rays) -> tuple[Tensor, Tensor]:
 
 
 def adjoint_in_torch(bins: Tensor, rays: Rays, shape: tuple[int, int]) -> Tensor:
-    """(batch, row, column) of `bins` (batch, view, bin), of their dtype: the adjoint of `sums_in_torch`."""
+    """(batch, row, column) of a fan's `bins` (batch, view, bin), of their dtype: the adjoint of `sums_in_torch`."""
     constants, values = pieces(bins.double(), rays)
     of_rows = _part_adjoint_in_torch(constants[0], values[0], rays.part(0), shape)
     of_columns = _part_adjoint_in_torch(constants[1], values[1], rays.part(1), shape[::-1])
@@ -98,25 +98,17 @@ def _part_adjoint_in_torch(constants: Tensor, values: Tensor, rays: Rays, shape:
     batch, _, size = constants.shape
     row = torch.arange(rows, dtype=torch.float64, device=constants.device)[:, None]
     column = torch.arange(columns + 1, dtype=torch.float64, device=constants.device)
-    if rays.fan:
-        first = rays.inside.int().argmax(-1, keepdim=True)
-        last = first + rays.inside.sum(-1, keepdim=True)
-        alpha, beta = (value.gather(-1, first)[..., None] for value in (rays.intercept, rays.slope))
-        sign = torch.sign(rays.slope.gather(-1, last)[..., None] - beta) * rays.direction[:, None, None]
-    else:
-        beta = rays.slope[..., None]
-        sign = torch.sign(rays.intercept[:, 1:, None]) * rays.inside[..., None]
+    first = rays.inside.int().argmax(-1, keepdim=True)
+    last = first + rays.inside.sum(-1, keepdim=True)
+    alpha, beta = (value.gather(-1, first)[..., None] for value in (rays.intercept, rays.slope))
+    sign = torch.sign(rays.slope.gather(-1, last)[..., None] - beta) * rays.direction[:, None, None]
     a, b, c, d = (value[:, None, None] for value in rays.inverse.unbind(-1))
     sums = torch.zeros(batch, rows, columns + 1, dtype=torch.float64, device=constants.device)
     for views in _views_at_once(rays, batch * rows * (columns + 1)):
-        if rays.fan:
-            source = rays.source_row[views, None, None]
-            distance = row - source
-            ahead = distance * rays.direction[views, None, None] > NEAR
-            q = (column - alpha[views] - beta[views] * source) / torch.where(ahead, distance, 1.0)
-        else:
-            ahead = torch.ones_like(row, dtype=torch.bool)
-            q = column - beta[views] * row
+        source = rays.source_row[views, None, None]
+        distance = row - source
+        ahead = distance * rays.direction[views, None, None] > NEAR
+        q = (column - alpha[views] - beta[views] * source) / torch.where(ahead, distance, 1.0)
         position = 1 + (a[views] - c[views] * q) / (d[views] * q - b[views])
         index = position.nan_to_num(0.0).clamp(0, size - 1).long()
         index = index + size * torch.arange(len(q), device=q.device)[:, None, None]

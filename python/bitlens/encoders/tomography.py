@@ -96,15 +96,12 @@ class ParallelProjection(LinearEncoder):
             tangent = torch.where(chosen, along, 0.0) / across
             steps = self.bin_mm / (self.pixel_mm * across)
             start = first / (self.pixel_mm * across) + ((lines - 1) / 2 * tangent + pixels / 2)
-            intercept, one, zero = torch.stack((start, steps), -1), torch.ones_like(steps), torch.zeros_like(steps)
-            inverse = torch.stack((start, steps, one, zero), -1).detach()
-            parts.append((intercept, -tangent[:, None], inverse, chosen[:, None], one))
+            parts.append((torch.stack((start, steps), -1), -tangent[:, None], chosen[:, None], torch.ones_like(steps)))
             factor = factor + torch.where(chosen, torch.sign(across.detach()), 0.0)
-        intercept, slope, inverse, inside, one = (torch.stack(values) for values in zip(*parts, strict=True))
+        intercept, slope, inside, one = (torch.stack(values) for values in zip(*parts, strict=True))
         factor = factor * (self.pixel_mm**2 / self.bin_mm)
-        return Rays(
-            intercept, slope, angle.new_zeros(2, 0), inverse, inside, one, _edge_numbers(self.bins, angle), factor
-        )
+        none, edges = angle.new_zeros(2, 0), _edge_numbers(self.bins, angle)
+        return Rays(intercept, slope, none, none, inside, one, edges, factor)
 
 
 @final

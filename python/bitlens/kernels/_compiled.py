@@ -560,3 +560,29 @@ def _pairwise_workspace(
     """Work space of a pass; `kind` says whether it is backward, and with gradients in queries and keys."""
     size = module(backend).pairwise_map_sums_workspace_bytes(batch.numel(), sizes, query.element_size(), *kind)
     return torch.empty(size, dtype=torch.uint8, device=query.device)
+
+
+def parallel_projection(
+    backend: str, adjoint: bool, first: Tensor, views: Sequence[Tensor], output: Tensor, threads: int
+) -> None:
+    """Fill contiguous `output` with the bins of an image, or with the image that bins give back."""
+    if not output.numel():
+        return
+    first, views = first.contiguous(), [value.contiguous() for value in views]
+    image, bins = (output, first) if adjoint else (first, output)
+    sizes = (*image.shape, *bins.shape[1:])
+    with _on_device(first):
+        size = module(backend).parallel_projection_workspace_bytes(adjoint, sizes)
+    workspace = torch.empty(size, dtype=torch.uint8, device=first.device)
+    _run(
+        "parallel_projection",
+        backend,
+        first,
+        adjoint,
+        sizes,
+        [value.data_ptr() for value in views],
+        first.data_ptr(),
+        output.data_ptr(),
+        workspace.data_ptr(),
+        threads=threads,
+    )
