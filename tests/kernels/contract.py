@@ -70,17 +70,19 @@ def relative_error(value: Tensor, truth: Tensor) -> float:
     return float(error.max().nan_to_num(nan=float("inf")))
 
 
-def value_and_gradients(case: Case, inputs: tuple[Tensor, ...], weights_seed: int = 1) -> list[Tensor]:
-    """Outputs, then the gradients of a random weighted sum of the outputs."""
-    leaves = [t.detach().clone().requires_grad_(t.is_floating_point()) for t in inputs]
-    outputs = as_tuple(case.call(*leaves))
+def value_and_gradients(
+    case: Case, inputs: tuple[Tensor, ...], weights_seed: int = 1, device: str = "cpu"
+) -> list[Tensor]:
+    """Outputs, then the gradients of a random weighted sum of the outputs; computed on a device, given on the CPU."""
+    leaves = [t.detach().to(device, copy=True).requires_grad_(t.is_floating_point()) for t in inputs]
+    outputs = [output.cpu() for output in as_tuple(case.call(*leaves))]
     weights_generator = generator(weights_seed)
     total = torch.zeros((), dtype=leaves[0].dtype)
     for output in outputs:
         weight = torch.randn(output.shape, generator=weights_generator, dtype=torch.float64).to(output.dtype)
         total = total + (torch.where(torch.isfinite(output), output, 0.0) * weight).sum()
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
-    return [output.detach() for output in outputs] + list(torch.autograd.grad(total, wanted))
+    return [output.detach() for output in outputs] + [t.cpu() for t in torch.autograd.grad(total, wanted)]
 
 
 def check_against_reference(case: Case, backend: str, dtype: torch.dtype) -> None:
@@ -91,7 +93,7 @@ def check_against_reference(case: Case, backend: str, dtype: torch.dtype) -> Non
         truth = value_and_gradients(case, exact_inputs)
         plain = value_and_gradients(case, inputs)
     with running(backend):
-        ours = value_and_gradients(case, inputs)
+        ours = value_and_gradients(case, inputs, device="cuda" if backend == "cuda" else "cpu")
     for index, (value, in_torch, true) in enumerate(zip(ours, plain, truth, strict=True)):
         assert value.dtype == dtype
         assert value.shape == true.shape
@@ -105,8 +107,10 @@ def check_against_reference(case: Case, backend: str, dtype: torch.dtype) -> Non
 
 def check_gradcheck(case: Case, backend: str, *, second: bool) -> None:
     """Analytic against numerical derivatives in float64."""
+    device = "cuda" if backend == "cuda" else "cpu"
     inputs = tuple(
-        t.detach().clone().requires_grad_(t.is_floating_point()) for t in case.inputs(torch.float64, generator())
+        t.detach().to(device, copy=True).requires_grad_(t.is_floating_point())
+        for t in case.inputs(torch.float64, generator())
     )
     with running(backend):
         assert torch.autograd.gradcheck(case.call, inputs, eps=1e-6, atol=1e-5, rtol=1e-5)
@@ -116,7 +120,7 @@ def check_gradcheck(case: Case, backend: str, *, second: bool) -> None:
 
 def check_non_contiguous(case: Case, backend: str, dtype: torch.dtype) -> None:
     """Strided inputs give what their contiguous copies give, bit for bit."""
-    inputs = case.inputs(dtype, generator())
+    inputs = tuple(t.to("cuda" if backend == "cuda" else "cpu") for t in case.inputs(dtype, generator()))
     strided = tuple(_strided(t) for t in inputs)
     with running(backend):
         for a, b in zip(as_tuple(case.call(*strided)), as_tuple(case.call(*inputs)), strict=True):
@@ -124,7 +128,7 @@ def check_non_contiguous(case: Case, backend: str, dtype: torch.dtype) -> None:
 
 
 def _strided(t: Tensor) -> Tensor:
-    wide = torch.empty((*t.shape[:-1], 2 * t.shape[-1]) if t.ndim else (2,), dtype=t.dtype)
+    wide = t.new_empty((*t.shape[:-1], 2 * t.shape[-1]) if t.ndim else (2,))
     view = wide[..., ::2] if t.ndim else wide[0]
     view.copy_(t)
     return view

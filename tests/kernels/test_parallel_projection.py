@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitlens import ops
 from bitlens.encoders import _tomography_gradients as gradients
+from bitlens.encoders._tomography_rays import Rays
 from bitlens.encoders.tomography import ParallelProjection
 from bitlens.kernels.parallel_projection import op
 from bitlens.kernels.parallel_projection.op import Views
@@ -59,7 +59,7 @@ def case(layer: ParallelProjection) -> Case:
     """Projections of images with their gradients; the derivatives in the rays have tests of their own."""
     rays = layer._rays()
     return Case(
-        lambda image: gradients.project(image, rays),
+        lambda image: gradients.project(image, Rays(*(value.to(image.device) for value in rays))),
         lambda dtype, generator: (
             torch.randn((3, *layer.shape), generator=generator, dtype=torch.float64).to(dtype),
         ),
@@ -224,21 +224,3 @@ def test_far_from_the_detector_there_is_nothing(backend: str) -> None:
         with running(backend):
             assert float(layer.A(torch.ones(1, 1, 9, 7)).abs().max()) == 0.0
             assert float(layer.A_adjoint(torch.ones(1, 1, 9, 12)).abs().max()) == 0.0
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
-@every_dtype
-@every_encoder
-def test_on_a_gpu(layer: ParallelProjection, dtype: torch.dtype) -> None:
-    image, bins = random(2, *layer.shape), random(2, len(layer.angles_rad), layer.bins, seed=1)
-    views = views_of(layer)
-    there = Views(*(value.cuda() for value in views))
-    with ops.use_backend("reference"):
-        truth = op.project(image.to(dtype).double(), views, layer.bins)
-        back_truth = op.backproject(bins.to(dtype).double(), views, layer.shape)
-    with ops.use_backend("cuda"):
-        found = op.project(image.to(dtype).cuda(), there, layer.bins)
-        back = op.backproject(bins.to(dtype).cuda(), there, layer.shape)
-    tolerance = CANCELLED if dtype == torch.float64 else 4 * torch.finfo(dtype).eps
-    assert contract.relative_error(found.cpu(), truth) <= tolerance
-    assert contract.relative_error(back.cpu(), back_truth) <= tolerance

@@ -51,7 +51,7 @@ class ChannelMixture(NamedTuple):
 
     def sample(self, n: int, generator: torch.Generator | None) -> Tensor:
         """n measurements, (n, ...) float64."""
-        component = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=generator)
+        component = torch.multinomial(self.log_weights.exp().cpu(), n, replacement=True, generator=generator)
         return self.noise.sample(self.means[component], generator).to(torch.float64)
 
 

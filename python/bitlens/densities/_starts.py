@@ -41,7 +41,8 @@ def clustered(points: Tensor, count: int) -> Tensor:
         total = float(distance.sum())
         if not total > 0.0:
             break
-        drawn = torch.searchsorted(distance.cumsum(0), total * torch.rand((), generator=generator, dtype=torch.float64))
+        place = total * float(torch.rand((), generator=generator, dtype=torch.float64))
+        drawn = torch.searchsorted(distance.cumsum(0), place)
         centre = points[min(int(drawn), len(points) - 1)]
         centres = torch.cat([centres, centre[None]])
         distance = torch.minimum(distance, (power - 2.0 * points @ centre + centre.square().sum()).clamp_min(0.0))

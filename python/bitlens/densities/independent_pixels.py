@@ -87,7 +87,8 @@ class IndependentPixelsDensity(Density):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """A level for every pixel and the noise on it: n images, (n, ...)."""
         means, levels, log_weights = self._fitted()
-        drawn = torch.multinomial(log_weights.exp(), n * means.numel(), replacement=True, generator=generator)
+        weights = log_weights.exp().cpu()
+        drawn = torch.multinomial(weights, n * means.numel(), replacement=True, generator=generator)
         return self.noise.sample(levels[drawn].reshape(n, *means.shape) * means, generator).to(torch.float64)
 
     def _scores(self, measured: Tensor, means: Tensor, levels: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bitlens.noise import _pairs, _rows
+from bitlens.noise._draws import white_noise
 from bitlens.noise.base import (
     LOG_TWO_PI_E,
     NoiseModel,
@@ -44,7 +45,7 @@ class GaussianNoise(NoiseModel):
     def sample(self, mean: Tensor | np.ndarray, generator: torch.Generator | None = None) -> Tensor:
         """mean + std * standard normal, differentiable in the mean and in std."""
         mean = as_mean(mean)
-        white = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        white = white_noise(mean, generator)
         return mean + self.std.to(mean) * white
 
     def log_prob(self, measured: Tensor | np.ndarray, mean: Tensor | np.ndarray) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bitlens.noise import _entropy, _pairs, _rows
+from bitlens.noise._draws import photon_counts
 from bitlens.noise.base import NoiseModel, ScoreFeatures, as_mean, check_finite, check_mean, flat_float64
 from bitlens.ops import InfoNCEScores
 
@@ -23,7 +24,7 @@ class PoissonNoise(NoiseModel):
     def sample(self, mean: Tensor | np.ndarray, generator: torch.Generator | None = None) -> Tensor:
         """Counts; no gradient passes through them."""
         mean = as_mean(mean)
-        return torch.poisson(mean.detach(), generator=generator)
+        return photon_counts(mean, generator)
 
     def log_prob(self, measured: Tensor | np.ndarray, mean: Tensor | np.ndarray) -> Tensor:
         """measured log(mean) - mean - log(measured!), in nats; at mean 0: 0 for no count, else -inf."""

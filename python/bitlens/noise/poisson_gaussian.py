@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bitlens import ops
 from bitlens.noise import _entropy, _pairs, _pixel_codes, _rows
+from bitlens.noise._draws import photon_counts, white_noise
 from bitlens.noise.base import (
     NoiseModel,
     ScoreFeatures,
@@ -114,10 +115,10 @@ class PoissonGaussianNoise(NoiseModel):
         """ADU, whole codes with an ADC; no gradient passes through the photon counts."""
         mean = as_mean(mean)
         self._check_precision(mean)
-        counts = torch.poisson(mean.detach(), generator=generator)
+        counts = photon_counts(mean, generator)
         if self.full_well_electrons is not None:
             counts = torch.minimum(counts, self.full_well_electrons.to(mean))
-        white = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        white = white_noise(mean, generator)
         analogue = self.gain.to(mean) * counts + self.offset.to(mean) + self.read_std.to(mean) * white
         return _pixel_codes.output_of(analogue, self.adc_bits)
 

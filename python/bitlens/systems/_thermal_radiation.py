@@ -44,14 +44,15 @@ def band_radiance(
     1e-5. Differentiable in temperature and both ends.
     """
     temperature = _floating(temperature_kelvin)
-    short, long = (torch.as_tensor(edge, dtype=torch.float64) for edge in (short_um, long_um))
+    device = temperature.device
+    short, long = (torch.as_tensor(edge, dtype=torch.float64, device=device) for edge in (short_um, long_um))
     middle, half = 0.5 * (long + short), 0.5 * (long - short)
     if response is None:
         nodes, shares = _nodes(_NODES)
         weights = shares * half
     else:
         nodes, _ = _nodes(_RESPONSE_NODES)
-        knots, values = (torch.as_tensor(axis, dtype=torch.float64) for axis in response)
+        knots, values = (torch.as_tensor(axis, dtype=torch.float64, device=device) for axis in response)
         weights = _response_weights(middle, half, knots, values)
     total = torch.zeros_like(temperature)
     for node, weight in zip(nodes.tolist(), weights.to(temperature.dtype).unbind(), strict=True):
@@ -71,14 +72,14 @@ def _response_weights(middle: Tensor, half: Tensor, knots: Tensor, values: Tenso
     The polynomial of node x_j is w_j sum_n (n + 1/2) P_n(x_j) P_n(x), P_n Legendre's. A response with an edge then
     takes hardly more evaluations of Planck's law than none.
     """
-    nodes, shares = _nodes(_RESPONSE_NODES)
-    inner, inner_shares = _nodes(_RESPONSE_NODES // 2 + 1)
+    nodes, shares = (value.to(knots.device) for value in _nodes(_RESPONSE_NODES))
+    inner, inner_shares = (value.to(knots.device) for value in _nodes(_RESPONSE_NODES // 2 + 1))
     edges = torch.minimum(torch.maximum(knots, middle - half), middle + half)
     start, width = edges[:-1, None], (edges[1:] - edges[:-1])[:, None]
     wavelength = start + 0.5 * width * (1 + inner)
     slope = ((values[1:] - values[:-1]) / (knots[1:] - knots[:-1]))[:, None]
     weighted = 0.5 * width * inner_shares * (values[:-1, None] + slope * (wavelength - knots[:-1, None]))
-    polynomials = shares[:, None] * (torch.arange(_RESPONSE_NODES) + 0.5) * _legendre(nodes)
+    polynomials = shares[:, None] * (torch.arange(_RESPONSE_NODES, device=knots.device) + 0.5) * _legendre(nodes)
     return torch.einsum("ki,kin,jn->j", weighted, _legendre((wavelength - middle) / half), polynomials)
 
 

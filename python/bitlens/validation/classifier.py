@@ -42,7 +42,7 @@ class Classifier(nn.Module):
         self.layers = layers
         self.register_buffer("center", center)
         self.register_buffer("std", std)
-        self.register_buffer("temperature", torch.ones(()))
+        self.register_buffer("temperature", torch.ones((), device=center.device))
 
     def forward(self, measured: Tensor) -> Tensor:
         """Log-probabilities, nats."""
@@ -57,7 +57,7 @@ class Classifier(nn.Module):
         with torch.no_grad():
             log_probability = torch.cat([self(part) for part in measured.split(256)])
             losses = [float(functional.cross_entropy(log_probability / value, labels)) for value in _TEMPERATURES]
-            self.temperature = _TEMPERATURES[int(np.argmin(losses))].clone()
+            self.temperature = _TEMPERATURES[int(np.argmin(losses))].to(measured.device, copy=True)
 
 
 def is_image(measured: Tensor) -> bool:
@@ -142,7 +142,7 @@ class ClassifierDecoder(TrainableDecoder):
                     nn.Dropout(0.1),
                     nn.Linear(_HIDDEN, n_classes),
                 )
-        return Classifier(layers, measured.mean(0), std)
+        return Classifier(layers.to(measured.device), measured.mean(0), std)
 
 
 def _convolutions(n_in: int, channels: int, n_classes: int) -> nn.Sequential:
@@ -184,7 +184,9 @@ class LogisticDecoder(Decoder):
         generator: torch.Generator | None = None,
     ) -> FittedDecoder:
         """Fitted to measurements (n, ...) and classes (n,), numbered from 0."""
-        inputs, labels = checked_pairs(measured, target)
+        # On the CPU, where SciPy minimises.
+        given, labels = checked_pairs(measured, target)
+        inputs, labels = given.cpu(), labels.cpu()
         n_classes = need_classes(labels, self)
         rows = validation_split(groups, len(inputs), take_seed(generator))
         flat = inputs.flatten(1).double()
@@ -210,7 +212,7 @@ class LogisticDecoder(Decoder):
         module = Classifier(
             nn.Sequential(nn.Flatten(), layer), center.float().reshape(inputs.shape[1:]), torch.ones(())
         )
-        return FittedDecoder(module.eval(), choice=f"ridge {ridge:g}, {kept} components")
+        return FittedDecoder(module.to(given.device).eval(), choice=f"ridge {ridge:g}, {kept} components")
 
 
 def _logistic(inputs: Tensor, labels: Tensor, n_classes: int, ridge: float, start: Tensor) -> Tensor:

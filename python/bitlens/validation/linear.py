@@ -228,14 +228,14 @@ def _filters(measured: Tensor, target: Tensor, rows: Tensor, ridges: tuple[float
     inputs, outputs = measured[rows], target[rows]
     center, offset = (value.mean((0, 2, 3), keepdim=True)[0] for value in (inputs, outputs))
     size = (int(target.shape[-2]), int(target.shape[-1]))
-    window = torch.outer(*(torch.hann_window(length + 2, periodic=False)[1:-1] for length in size))
+    window = torch.outer(*(torch.hann_window(length + 2, periodic=False)[1:-1] for length in size)).to(inputs.device)
     # The grid of the reflected image; a windowed image in black has its spectrum on any finer grid.
     grid = [2 * length - length % 2 for length in size]
     z, x = (torch.fft.rfft2(value * window, s=grid) for value in (inputs - center, outputs - offset))
     power = torch.einsum("nirc,njrc->rcij", z, z.conj()).to(torch.complex128)
     cross = torch.einsum("nirc,njrc->rcij", x, z.conj()).to(torch.complex128)
     level = power.diagonal(dim1=-2, dim2=-1).real.mean()
-    eye = torch.eye(power.shape[-1], dtype=power.dtype)
+    eye = torch.eye(power.shape[-1], dtype=power.dtype, device=power.device)
     found = []
     for ridge in ridges:
         transfer = torch.linalg.solve(power + max(ridge, 1e-12) * level * eye, cross, left=False)

@@ -36,7 +36,7 @@ def mtf50(psf: Tensor | NDArray[Any], *, samples_per_pixel: int = 1) -> float:
 
     Reference: ISO 12233:2017, Photography, resolution and spatial frequency responses.
     """
-    image = torch.as_tensor(psf).detach().to(torch.float64)
+    image = torch.as_tensor(psf).detach().to("cpu", torch.float64)
     if image.ndim == 3:
         image = image.sum(0)
     if image.ndim != 2:
@@ -85,7 +85,7 @@ def point_response(
         raise ValueError(f"samples_per_pixel: need at least 1, got {k}")
     encoder = _double(encoder)
     top, left = rows // 2 // k * k, columns // 2 // k * k
-    points = torch.zeros(k * k + 1, channels, rows, columns, dtype=torch.float64)
+    points = torch.zeros(k * k + 1, channels, rows, columns, dtype=torch.float64, device=_device_of(encoder))
     for index in range(k * k):
         points[index, :, top + index // k, left + index % k] = 1.0
     with torch.no_grad():
@@ -181,9 +181,9 @@ def jacobian(
     """
     channels, rows, columns = _scene_shape(shape)
     encoder = _double(encoder)
-    scene = torch.ones(channels, rows, columns, dtype=torch.float64)
+    scene = torch.ones(channels, rows, columns, dtype=torch.float64, device=_device_of(encoder))
     if at is not None:
-        scene = torch.as_tensor(at).detach().to(torch.float64)
+        scene = torch.as_tensor(at).detach().to(scene)
         if tuple(scene.shape) != (channels, rows, columns):
             raise ValueError(f"at: need shape {(channels, rows, columns)}, got {tuple(scene.shape)}")
     with torch.no_grad():
@@ -205,6 +205,14 @@ def jacobian(
 
 def _double(encoder: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return copy.deepcopy(encoder).double().eval() if isinstance(encoder, nn.Module) else encoder
+
+
+def _device_of(encoder: Callable[[Tensor], Tensor]) -> torch.device:
+    """Where an encoder's parameters and buffers are."""
+    if isinstance(encoder, nn.Module):
+        for value in (*encoder.parameters(), *encoder.buffers()):
+            return value.device
+    return torch.device("cpu")
 
 
 def _scene_shape(shape: Sequence[int]) -> tuple[int, int, int]:

@@ -45,7 +45,7 @@ def ssim(estimate: Tensor, target: Tensor, *, data_range: float) -> Tensor:
     if target.ndim != 4:
         raise ValueError(f"target: need shape (n, channel, row, column), got {tuple(target.shape)}")
     x, y = (value.double().flatten(0, 1)[:, None] for value in (estimate, target))
-    rows, columns = (_window(size) for size in target.shape[-2:])
+    rows, columns = (_window(size).to(x.device) for size in target.shape[-2:])
 
     def local(value: Tensor) -> Tensor:
         return functional.conv2d(functional.conv2d(value, rows[None, None, :, None]), columns[None, None, None, :])
@@ -61,12 +61,13 @@ def ssim(estimate: Tensor, target: Tensor, *, data_range: float) -> Tensor:
 
 def accuracy(log_probability: Tensor, labels: Tensor) -> float:
     """Share of rows of `log_probability` (n, class) whose largest entry is at `labels` (n,)."""
-    return float((log_probability.argmax(1) == labels).double().mean())
+    return float((log_probability.argmax(1) == labels.to(log_probability.device)).double().mean())
 
 
 def cross_entropy_bits(log_probability: Tensor, labels: Tensor) -> float:
     """-mean log2 q(label) of log-probabilities (n, class), nats, at `labels` (n,)."""
-    return float(-log_probability.double().gather(1, labels[:, None]).mean() / math.log(2))
+    chosen = log_probability.double().gather(1, labels.to(log_probability.device)[:, None])
+    return float(-chosen.mean() / math.log(2))
 
 
 def _window(size: int) -> Tensor:

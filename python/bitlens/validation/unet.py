@@ -209,6 +209,7 @@ class UNetDecoder(TrainableDecoder):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(seed, "weights"))
             network = UNet(n_in, target.shape[1], self.channels).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = network.to(target.device)
         return Refinement(None if found is None else found.module, network, scales, size), estimates, choice
 
     def _initial(
