@@ -10,27 +10,25 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from bitlens import plots, report
 from bitlens._files import replace_file
+from bitlens.densities import Density
 from bitlens.systems import ImagingSystem
 from bitlens.validation import (
     Classification,
     ClassifierDecoder,
     Decoder,
+    ImpliedBounds,
     Reconstruction,
-    SourceEntropy,
     UNetDecoder,
     ValidationResult,
-    accuracy_bound,
     condition_number,
+    implied_bounds,
     mtf50,
     point_response,
-    reconstruction_bound,
     snr_db,
-    source_entropy,
     validate,
 )
 
@@ -96,12 +94,14 @@ def run_study(
     lower_is_better: Sequence[str] = ("condition_number",),
     seed: int = 0,
     bound: bool = True,
+    densities: Sequence[Density] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> Study:
     """Validate the designs, print the table, and write `name`.txt, .png and .json into `out`.
 
     Finished rows are kept in `name`_rows.json, so that the same call goes on after an interruption. `bound` adds what
-    the bits allow at best. `extra` goes into the JSON as it is. With `quick` few steps and seeds, and no bound.
+    the bits allow at best, with the entropy of the target by `densities` (see `source_entropy`; a wide target wants one
+    that is quick to fit). `extra` goes into the JSON as it is. With `quick` few steps and seeds, and no bound.
     """
     out.mkdir(parents=True, exist_ok=True)
     if quick:
@@ -120,17 +120,20 @@ def run_study(
         generator=torch.Generator().manual_seed(seed),
         checkpoint=None if quick else out / f"{name}_rows.json",
     )
-    entropy = None
+    implied = None
     bounds = None
     if bound and not quick:
-        entropy, bounds = implied_bounds(result, task, systems, groups, seed)
+        scenes = next(iter(systems.values())).scenes
+        draws = torch.Generator().manual_seed(seed)
+        implied = implied_bounds(result, task, scenes, groups=groups, densities=densities, generator=draws)
+        bounds = {design: each.limit for design, each in implied.designs.items()}
     text = f"{name}\n\n{result.table()}\n"
-    if bounds is not None:
-        text += f"\n{_bound_table(result, bounds)}\n"
+    if implied is not None:
+        text += f"\n{_bound_table(result, implied)}\n"
     print(text)
     found = result.to_dict() | {
         "bounds": bounds,
-        "source_entropy": None if entropy is None else dataclasses.asdict(entropy),
+        "implied_bounds": None if implied is None else dataclasses.asdict(implied),
         "advantages": [dataclasses.asdict(result.advantage(metric)) for metric in metrics]
         if len(result.designs) >= 3
         else [],
@@ -143,39 +146,14 @@ def run_study(
     return Study(result, bounds, files)
 
 
-def implied_bounds(
-    result: ValidationResult,
-    task: Reconstruction | Classification,
-    systems: Mapping[str, ImagingSystem],
-    groups: Any = None,
-    seed: int = 0,
-) -> tuple[SourceEntropy | None, dict[str, float]]:
-    """Per design the least mean squared error, or the largest accuracy, that its bits allow.
-
-    From the upper bound on the information where there is one. The entropy of the target is a cross-entropy, which is
-    never too low: the bound on the error is an estimate that errs upwards.
-    """
-    means = result.mean("bits")
-    upper = {
-        design: float(np.mean([row.upper_bits or row.bits for row in result.rows if row.design == design]))
-        for design in means
-    }
-    if isinstance(task, Classification):
-        return None, {design: accuracy_bound(upper[design], task.labels) for design in means}
-    target = task.targets(next(iter(systems.values())).scenes)
-    entropy = source_entropy(target, groups=groups, generator=torch.Generator().manual_seed(seed))
-    found = {
-        design: reconstruction_bound(upper[design], entropy_nats=entropy.nats, n_values=entropy.n_values)
-        for design in means
-    }
-    return entropy, found
-
-
-def _bound_table(result: ValidationResult, bounds: Mapping[str, float]) -> str:
-    score = "mse" if "mse" in result.score_names else "accuracy"
-    means = result.mean(score)
-    heads = ("design", score, "least that the bits allow" if score == "mse" else "most that the bits allow")
-    rows = tuple((design, f"{means[design]:.4g}", f"{bounds[design]:.4g}") for design in result.designs)
+def _bound_table(result: ValidationResult, implied: ImpliedBounds) -> str:
+    means = result.mean(implied.score)
+    word = "least" if implied.score == "mse" else "most"
+    heads = ("design", implied.score, f"{word} that the bits allow", "by the bits as they are", "bits from")
+    rows = tuple(
+        (design, f"{means[design]:.4g}", f"{each.limit:.4g}", f"{each.estimate:.4g}", each.bits_from)
+        for design, each in implied.designs.items()
+    )
     return report.to_text(report.Table("", heads, rows))
 
 

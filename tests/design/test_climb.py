@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bitlens.design import (
     Binary,
     Box,
+    Constraint,
     CriticObjective,
     DensityObjective,
     DesignResult,
@@ -20,6 +21,8 @@ from bitlens.design import (
     Energy,
     MinimumFeature,
     Objective,
+    Simplex,
+    Total,
     has_plateaued,
     optimize_design,
 )
@@ -136,6 +139,21 @@ def test_stops_on_a_plateau() -> None:
     assert result.converged
     assert "no longer rises" in result.starts[0].stopped
     assert not bowl(Bowl(290.0), n_steps=30, plateau_window=20).converged
+
+
+def test_a_plateau_does_not_end_annealing_while_values_are_soft() -> None:
+    """A dim scene under a mask, at its best from the start: flat, but not yet zeros and ones."""
+
+    def steps(limit: Binary) -> int:
+        result = optimize_design(
+            Mask(2), GaussianNoise(1.0), mask_scenes(300, 2), objective="gaussian", constraints={"mask": limit},
+            learning_rate=1e-9, n_steps=60, batch_size=225, plateau_window=10, judge_method="gaussian",
+            generator=torch.Generator().manual_seed(0),
+        )  # fmt: skip
+        return len(result.history)
+
+    assert steps(Binary("straight_through", share=0.5)) == 20
+    assert steps(Binary("annealing", share=0.5)) == 60
 
 
 class Mask(nn.Module):
@@ -273,12 +291,61 @@ def test_a_drawn_seed_is_in_the_checkpoint(tmp_path: Path) -> None:
     assert len(run().history) == 6
 
 
-def test_a_line_search_goes_on(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    stopped = bowl(Bowl(150.0), optimizer="lbfgs", checkpoint=path, callback=_Stop(2))
-    assert len(stopped.history) == 2
-    resumed = bowl(Bowl(150.0), optimizer="lbfgs", checkpoint=path)
-    assert resumed.parameters["shift_um"].item() == pytest.approx(300.0, abs=3.0)
+class Valley(nn.Module):
+    """A gain that is largest at the end of a curved valley, which a line search takes many steps along."""
+
+    parameter_domain = {"place": (-1.0, 0.8)}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = nn.Parameter(torch.linspace(-0.9, 0.4, 6, dtype=torch.float64))
+
+    def forward(self, scene: Tensor) -> Tensor:
+        first, second = self.place[:-1], self.place[1:]
+        below = (100 * (second - first.square()).square() + (1 - first).square()).sum()
+        return torch.exp(-0.01 * below) * scene
+
+
+@pytest.mark.parametrize("batch_size", [None, 60])
+def test_an_interrupted_line_search_goes_on_as_if_it_had_not_been(batch_size: int | None, tmp_path: Path) -> None:
+    seen = torch.randn(150, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def run(path: Path, callback: _Stop | None = None, encoder: nn.Module | None = None) -> DesignResult:
+        return optimize_design(
+            Valley() if encoder is None else encoder, GaussianNoise(0.05), 3 * seen, objective="gaussian",
+            optimizer="lbfgs", batch_size=batch_size, n_steps=45, n_starts=2, start_spread=0.2, checkpoint=path,
+            callback=callback, judge_method="gaussian", generator=torch.Generator().manual_seed(3),
+        )  # fmt: skip
+
+    whole = run(tmp_path / "whole")
+    n_first = whole.starts[0].n_steps
+    assert n_first > 8
+    for at in (1, 7, n_first + 3):
+        path = tmp_path / f"interrupted after {at}"
+        assert "interrupted after" in " ".join(run(path, _Stop(at)).warnings)
+        resumed = run(path)
+        assert resumed.history == whole.history
+        assert resumed.starts == whole.starts
+        assert torch.equal(resumed.parameters["place"], whole.parameters["place"])
+        assert resumed.after == whole.after
+
+    class StopsInside(Valley):
+        """Interrupts in the middle of an iteration."""
+
+        n_calls = 0
+
+        def forward(self, scene: Tensor) -> Tensor:
+            StopsInside.n_calls += 1
+            if StopsInside.n_calls == 20:
+                raise KeyboardInterrupt
+            return super().forward(scene)
+
+    path = tmp_path / "inside"
+    stopped = run(path, encoder=StopsInside())
+    assert "interrupted after" in " ".join(stopped.warnings)
+    resumed = run(path, encoder=StopsInside())
+    assert resumed.history == whole.history
+    assert torch.equal(resumed.parameters["place"], whole.parameters["place"])
 
 
 def test_checkpoints_that_are_refused(tmp_path: Path) -> None:
@@ -313,6 +380,11 @@ def test_checkpoints_that_are_refused(tmp_path: Path) -> None:
             ValueError,
             r"constraints\['shift_um'\]: need Box with optimizer",
         ),
+        (
+            {"optimizer": "lbfgs", "schedule": "linear"},
+            ValueError,
+            'schedule: need the default with optimizer "lbfgs", which finds the length of its steps, got',
+        ),
         ({"checkpoint": 3}, TypeError, "path: need a str or a path, got int"),
         ({"checkpoint": "/absent/file"}, ValueError, "checkpoint: need a file in a folder that exists"),
         ({"checkpoint": "/"}, ValueError, "checkpoint: need a file in a folder that exists"),
@@ -339,22 +411,45 @@ def test_a_parameter_without_effect_is_named() -> None:
         bowl(Deaf())
 
 
-def test_zeros_and_ones_that_break_another_limit_are_said() -> None:
-    def warnings(*limits: object) -> str:
-        result = optimize_design(
-            Mask(),
-            GaussianNoise(1.0),
-            mask_scenes(),
-            objective="gaussian",
+def test_a_share_that_blocks_cannot_hold_is_said() -> None:
+    def result(*limits: object) -> DesignResult:
+        return optimize_design(
+            Mask(), GaussianNoise(1.0), mask_scenes(), objective="gaussian",
             constraints={"mask": limits},  # type: ignore[dict-item]
-            n_steps=10,
-            generator=torch.Generator().manual_seed(0),
-        )
-        return " ".join(result.warnings)
+            n_steps=10, generator=torch.Generator().manual_seed(0),
+        )  # fmt: skip
 
     # 19 of 64 pixels are no whole number of blocks of 16.
-    assert "do not meet MinimumFeature(pixels=4)" in warnings(Binary("annealing", share=0.3), MinimumFeature(4))
-    assert "do not meet" not in warnings(Binary("annealing", share=0.25), MinimumFeature(2))
+    missed = result(Binary("annealing", share=0.3), MinimumFeature(4))
+    assert "mask: 16 of 64 values are ones, not a share of 0.3" in " ".join(missed.warnings)
+    assert missed.parameters["mask"].sum().item() == 16
+    assert "do not meet" not in " ".join(missed.warnings)
+    assert " of 64 values" not in " ".join(result(Binary("annealing", share=0.25), MinimumFeature(2)).warnings)
+
+
+@pytest.mark.parametrize("method", ["annealing", "straight_through"])
+@pytest.mark.parametrize(
+    ("limits", "n_ones"),
+    [
+        ((Total(16.0),), 16),
+        ((Energy(0.25),), 16),
+        ((Energy(0.5, "rms"),), 16),
+        ((Simplex(16.0),), 16),
+        ((Total(16.5), MinimumFeature(2)), 16),
+        ((Energy(0.3), MinimumFeature(4)), 16),
+        ((Simplex(25.0), MinimumFeature(3)), 25),
+    ],
+    ids=str,
+)
+def test_zeros_and_ones_meet_a_budget_and_spend_it(method: str, limits: tuple[Constraint, ...], n_ones: int) -> None:
+    """All pixels gain by opening, those of the last rows most; closed ones only tell so while annealing."""
+    mask = masked(Binary(method), *limits)  # type: ignore[arg-type]
+    assert set(mask.flatten().tolist()) == {0.0, 1.0}
+    assert mask.sum().item() == n_ones
+    if method == "annealing":
+        assert mask[4:].sum().item() >= 0.8 * n_ones
+    for limit in limits:
+        assert torch.allclose(limit.project(mask), mask, atol=1e-9)
 
 
 class Multiplied(Bowl):

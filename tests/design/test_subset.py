@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitlens.design import SubsetResult, choose_subset, gaussian_information
+from bitlens.densities import GaussianDensity
+from bitlens.design import DensityObjective, SubsetResult, choose_subset, gaussian_information
 from bitlens.noise import GaussianNoise
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -108,6 +110,77 @@ def test_the_lower_bound_sees_the_same_noise_for_all_subsets() -> None:
     assert bits(first.chosen) > bits((0, 4, 1)) - 0.1
 
 
+def exact_bits(chosen: tuple[int, ...]) -> float:
+    """Of white scenes through the rows of these parts in noise of standard deviation 0.5."""
+    rows = projections()[list(chosen)]
+    return 0.5 * torch.logdet(torch.eye(len(chosen)) + rows @ rows.mT / 0.25).item() / math.log(2)
+
+
+def test_before_and_after_are_judged_on_other_scenes_by_another_estimator() -> None:
+    other = torch.randn(800, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+    found = choose(Maker(), judge_scenes=other, judge_method="gaussian", reference=[0, 4, 1])
+    assert found.before is not None
+    assert found.after is not None
+    assert found.gain_stderr_bits is not None
+    assert found.reference == (0, 1, 4)
+    for subset, judged in ((found.reference, found.before), (found.chosen, found.after)):
+        assert judged.n_samples == 800
+        assert judged.stderr_bits is not None
+        assert judged.bits == pytest.approx(exact_bits(subset), abs=4 * judged.stderr_bits)
+    gain = found.after.bits - found.before.bits
+    assert gain == pytest.approx(exact_bits(found.chosen) - exact_bits((0, 1, 4)), abs=4 * found.gain_stderr_bits)
+    assert gain > 3 * found.gain_stderr_bits
+    # Paired: less than if the ends had nothing in common.
+    assert found.gain_stderr_bits < 0.9 * math.hypot(found.before.stderr_bits or 0, found.after.stderr_bits or 0)
+    json.dumps(found.to_dict())
+    assert choose(Maker()).before is None
+    spread = choose(Maker(), judge_scenes=other, judge_method="gaussian", required=[7])
+    assert spread.reference == (0, 3, 7)
+
+
+def test_few_scenes_that_judge_are_floors() -> None:
+    found = choose(Maker(), size=6, judge_scenes=scenes(12), judge_method="known_channel")
+    assert found.before is not None
+    assert found.after is not None
+    assert found.before.bound == found.after.bound == "lower"
+    assert found.after.bits <= math.log2(12) + 1e-9
+    assert any("floors near their ceiling" in note for note in found.warnings)
+
+
+def test_a_density_sees_what_a_covariance_does_not() -> None:
+    """Part 0 tells four levels apart; part 1 has a Gaussian of a little more variance, which is fewer bits there."""
+    levels = torch.tensor([-3.0, -1.0, 1.0, 3.0], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    four = levels[torch.randint(4, (600, 1), generator=generator)]
+    normal = 0.9 * torch.randn(600, 1, dtype=torch.float64, generator=generator)
+    both = torch.cat((four, normal), dim=1)
+
+    def make(chosen: tuple[int, ...]) -> tuple[nn.Module, GaussianNoise]:
+        return Projected(torch.eye(2, dtype=torch.float64)[list(chosen)]), GaussianNoise(0.15)
+
+    # Exactly: 2 bits of the levels, 0.5 log2(1 + 36) = 2.6 of the Gaussian; the closed form says 3.9 of the levels.
+    by_name = {
+        objective: choose_subset(
+            make,
+            2,
+            1,
+            both,
+            objective=objective,
+            generator=torch.Generator().manual_seed(0),  # type: ignore[arg-type]
+        )
+        for objective in ("gaussian", "density")
+    }
+    assert by_name["gaussian"].chosen == (0,)
+    assert by_name["density"].chosen == (1,)
+    assert by_name["density"].objective_bits == pytest.approx(0.5 * math.log2(37), abs=0.15)
+    own = choose_subset(
+        make, 2, 1, both, objective=DensityObjective(GaussianDensity()), generator=torch.Generator().manual_seed(0)
+    )
+    assert own.chosen == (0,)
+    with pytest.raises(ValueError, match="scenes: need at least 40 with a density, got 30"):
+        choose_subset(make, 2, 1, both[:30], objective="density")
+
+
 def test_an_interrupted_search_goes_on(tmp_path: Path) -> None:
     whole = choose(Maker())
     path = tmp_path / "file"
@@ -140,7 +213,11 @@ def test_few_exchanges_are_said() -> None:
         ({"size": 0}, "size: need a whole number from 1 to 8, got 0"),
         ({"size": 9}, "size: need a whole number from 1 to 8, got 9"),
         ({"method": "all"}, 'method: need "greedy" or "exchange"'),
-        ({"objective": "density"}, 'objective: need "gaussian" or "known_channel"'),
+        ({"objective": "critic"}, 'objective: need "gaussian", "known_channel", "density" or a DensityObjective'),
+        ({"judge_method": "mine"}, "judge_method: need one of 'auto', 'gaussian'"),
+        ({"reference": [1, 2, 3]}, "judge_scenes: need them with judge_groups or reference, got None"),
+        ({"reference": [1, 2], "judge_scenes": scenes(40)}, "reference: need 3 indices, each once, got"),
+        ({"judge_scenes": scenes(9)}, "judge_scenes: need at least 10, got 9"),
         ({"required": [8]}, "required: need a whole number from 0 to 7, got 8"),
         ({"required": [1, 1]}, "required: need each index once"),
         ({"required": [1, 2, 3, 4]}, "required: need at most 3 indices, got 4"),

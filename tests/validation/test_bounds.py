@@ -81,6 +81,41 @@ def test_entropy_of_a_gaussian_source_is_found_from_above() -> None:
     assert 0.5 * math.sqrt(4.5 / 4000) < found.stderr_nats < 2 * math.sqrt(4.5 / 4000)
 
 
+def test_values_that_never_change_carry_nothing_and_cost_nothing() -> None:
+    """Nine correlated values among 16: a frame that is cropped, or scattered ones that are left out."""
+    generator = torch.Generator().manual_seed(1)
+    covariance, bits, _ = gaussian_channel(9, 2, 1.0)
+    drawn = torch.randn(4000, 9, generator=generator, dtype=torch.float64) @ torch.linalg.cholesky(covariance).T
+    framed = torch.full((4000, 1, 4, 4), 7.0, dtype=torch.float64)
+    framed[:, :, 1:, :3] = drawn.reshape(-1, 1, 3, 3)
+    scattered = torch.full((4000, 1, 4, 4), 7.0, dtype=torch.float64)
+    scattered.flatten(1)[:, [0, 2, 3, 5, 8, 9, 10, 14, 15]] = drawn
+    truth = gaussian_entropy(covariance)
+    for images in (framed, scattered):
+        found = source_entropy(images, generator=torch.Generator().manual_seed(0), drop_constant=True)
+        assert (found.n_values, found.n_constant, found.density) == (9, 7, "GaussianDensity")
+        assert found.nats - truth - 0.008 == pytest.approx(0.0, abs=4 * found.stderr_nats)
+    per_value = reconstruction_bound(bits, entropy_nats=truth, n_values=9)
+    whole = reconstruction_bound(bits, entropy_nats=truth, n_values=9, n_constant=7)
+    assert whole == pytest.approx(per_value * 9 / 16)
+    with pytest.raises(ValueError, match="target: need images that differ"):
+        source_entropy(framed[:1].expand(40, -1, -1, -1), drop_constant=True)
+    with pytest.raises(ValueError, match="n_constant: need at least 0"):
+        reconstruction_bound(1.0, entropy_nats=0.0, n_values=1, n_constant=-1)
+
+
+def test_a_wide_target_is_left_to_gaussians_unless_they_cannot_be_fitted() -> None:
+    """White images of 33 x 33, whose entropy is that of their values; a few that repeat spoil the stationary one."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(60, 1, 33, 33, generator=generator, dtype=torch.float64)
+    found = source_entropy(images, generator=generator)
+    assert found.density == "StationaryGaussianDensity"
+    assert found.nats / found.n_values == pytest.approx(0.5 * math.log(2 * math.pi * math.e), abs=0.05)
+    images[:, :, 5, 7] = 2.0
+    spoilt = source_entropy(images[:20], generator=generator, drop_constant=True)
+    assert (spoilt.density, spoilt.n_constant) == ("GaussianMixtureDensity", 1)
+
+
 def test_fano_is_met_by_the_symmetric_channel() -> None:
     """A channel that errs with probability e, uniformly to the others, has I = log2 K - h(e) - e log2(K - 1)."""
     for n_classes, error in ((2, 0.1), (4, 0.3), (10, 0.02), (10, 0.85)):

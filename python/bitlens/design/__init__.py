@@ -1,8 +1,8 @@
 """Optimise an encoder or a sensor so that its measurement carries more bits about the scene."""
 
 from bitlens.design._plateau import has_plateaued
+from bitlens.design.binary import Binary
 from bitlens.design.constraints import (
-    Binary,
     Box,
     Constraint,
     Energy,

@@ -7,13 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, final
 
-import numpy as np
 import torch
-from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor, nn
 
+from bitlens.design import _line_search
 from bitlens.design._adam import Adam
 from bitlens.design._plateau import has_plateaued
+from bitlens.design.binary import is_hard, realized
 from bitlens.design.constraints import Box, Constraint, project
 from bitlens.design.objectives import Batch, Objective
 from bitlens.design.result import DesignStep, Encoder
@@ -62,6 +62,7 @@ class Climb(ABC):
         self._batches = torch.Generator().manual_seed(derived_seed(problem.seed, "batches"))
         device = problem.scenes.device
         self._draws = torch.Generator(device=device).manual_seed(derived_seed(problem.seed, "noise of steps"))
+        self._whole: tuple[int, dict[str, Tensor]] | None = None  # the end of the last whole step
 
     @abstractmethod
     def advance(self, callback: Callable[[DesignStep], None]) -> None:
@@ -73,8 +74,14 @@ class Climb(ABC):
         return bool(self.stopped) or len(self.history) >= self.problem.n_steps
 
     def roll_back(self) -> None:
-        """Undo what an interrupt has left half done."""
-        return
+        """Back to the end of the last whole step, from what an interrupt has left half done."""
+        if self._whole is not None:
+            n_steps, moving = self._whole
+            del self.history[n_steps:]
+            self._load_moving(moving)
+
+    def _step_done(self) -> None:
+        self._whole = len(self.history), {name: value.clone() for name, value in self._moving().items()}
 
     def step_back(self) -> None:
         """To the last design that was evaluated and finite: the very last one has not been."""
@@ -97,6 +104,7 @@ class Climb(ABC):
         rows = enumerate(state["history"].tolist())
         self.history = [DesignStep(i, bits, each, norm, rate, self.start) for i, (bits, each, norm, rate) in rows]
         self._load_moving(state)
+        self._step_done()
 
     def _moving(self) -> dict[str, Tensor]:
         """What a step changes, beside the history."""
@@ -129,7 +137,7 @@ class Climb(ABC):
         values = {}
         for name, value in self.free.items():
             leaf = value.detach().requires_grad_()
-            values[name] = leaf, _realized(leaf, problem.limits.get(name, ()), progress)
+            values[name] = leaf, realized(leaf, problem.limits.get(name, ()), progress)
             with torch.no_grad():
                 problem.learned[name].copy_(values[name][1])
         mean = problem.encoder(scenes).to(torch.float64)
@@ -143,12 +151,12 @@ class Climb(ABC):
         if len(self.without_effect) == len(values):
             raise ValueError(f"parameters: what is measured of these scenes does not depend on {', '.join(values)}")
         gradients = {}
-        for (name, (leaf, realized)), gradient in zip(values.items(), found, strict=True):
+        for (name, (leaf, made)), gradient in zip(values.items(), found, strict=True):
             if gradient is None:
                 gradients[name] = torch.zeros_like(leaf)
                 continue
-            if realized is not leaf:
-                (gradient,) = torch.autograd.grad(realized, leaf, gradient)
+            if made is not leaf:
+                (gradient,) = torch.autograd.grad(made, leaf, gradient)
             gradients[name] = gradient
         return bits.item(), gradients, mean[0].numel()
 
@@ -174,7 +182,7 @@ class AdamClimb(Climb):
         ]
         self._adam = Adam(self.free, problem.rates, coupled)
         self._good = self.free
-        self._whole = self._step_state()
+        self._step_done()
 
     def advance(self, callback: Callable[[DesignStep], None]) -> None:
         """One step."""
@@ -198,30 +206,23 @@ class AdamClimb(Climb):
         self._adam.step(self.free, gradients, share)
         for name, value in self.free.items():
             value.copy_(project(name, value, problem.limits.get(name, ())))
-        self._whole = self._step_state()
+        self._step_done()
         window = problem.plateau_window
-        if window is not None and len(self.history) % max(1, window // 2) == 0 and len(self.history) >= 2 * window:
+        due = window is not None and len(self.history) % max(1, window // 2) == 0 and len(self.history) >= 2 * window
+        if window is not None and due and self._is_hard(progress):
             self.converged = has_plateaued([each.objective_bits for each in self.history[-window:]])
             if self.converged:
                 self.stopped = f"stopped after {step + 1} of {problem.n_steps} steps: the objective no longer rises"
         callback(row)
 
-    def roll_back(self) -> None:
-        """Back to the end of the last whole step."""
-        n_steps, moving = self._whole
-        del self.history[n_steps:]
-        self._load_moving(moving)
+    def _is_hard(self, progress: float) -> bool:
+        """Whether the steps have seen what would be made: a design that is still soft is another one in the end."""
+        limits = self.problem.limits
+        return all(is_hard(value, limits.get(name, ()), progress) for name, value in self.free.items())
 
     def step_back(self) -> None:
         """To the design of the last evaluation."""
         self.free = {name: value.clone() for name, value in self._good.items()}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        super().load_state(state)
-        self._whole = self._step_state()
-
-    def _step_state(self) -> tuple[int, dict[str, Tensor]]:
-        return len(self.history), {name: value.clone() for name, value in self._moving().items()}
 
     def _moving(self) -> dict[str, Tensor]:
         good = {f"good.{name}": value for name, value in self._good.items()}
@@ -235,89 +236,109 @@ class AdamClimb(Climb):
 
 @final
 class LineSearchClimb(Climb):
-    """Rounds of L-BFGS-B, each on scenes of its own and the same for all its line searches.
+    """Iterations of L-BFGS within a box, on all scenes, or on fewer that are drawn afresh every 20 iterations.
 
-    Reference: Byrd et al. 1995, doi:10.1137/0916069, as in SciPy.
+    Its memory of curvature is part of the state: what is interrupted goes on as if it had not been.
     """
 
+    def __init__(self, problem: Problem, objective: Objective, start: int, free: Mapping[str, Tensor]) -> None:
+        super().__init__(problem, objective, start, free)
+        self._box = self._bounds()
+        self._chosen = torch.arange(len(problem.scenes))  # the scenes of this round
+        self._n_in_round = 0
+        self._n_pixels = 0
+        self._point: _line_search.Point | None = None
+        self._step_done()
+
     def advance(self, callback: Callable[[DesignStep], None]) -> None:
-        """One round: up to 20 iterations, all of them where a batch is all scenes."""
+        """One iteration."""
         problem = self.problem
         all_scenes = problem.n_batch == len(problem.scenes)
-        n_iterations = problem.n_steps - len(self.history)
-        scenes = problem.scenes if all_scenes else self._draw_batch()
-        last: dict[str, float] = {}
+        if not all_scenes and self._n_in_round % _ROUND == 0:
+            self._chosen = torch.randperm(len(problem.scenes), generator=self._batches)[: problem.n_batch]
+            self._n_in_round = 0
+        scenes = problem.scenes if all_scenes else problem.scenes[self._chosen]
 
-        def negative(x: np.ndarray) -> tuple[float, np.ndarray]:
+        def negative(x: Tensor) -> tuple[float, Tensor]:
             self._unpack(x)
-            bits, gradients, last["pixels"] = self._evaluate(scenes, 1.0)
-            last["norm"] = _norm(gradients)
+            bits, gradients, self._n_pixels = self._evaluate(scenes, 1.0)
             parts = [gradients[name] * self._unit(name) for name in self.free]
-            return -bits, -torch.cat([part.flatten().to("cpu", torch.float64) for part in parts]).numpy()
+            return -bits, -torch.cat([part.flatten().to("cpu", torch.float64) for part in parts])
 
-        def done(intermediate_result: OptimizeResult) -> None:
-            bits = -float(intermediate_result.fun)
-            rate = max(problem.rates.values())
-            row = DesignStep(len(self.history), bits, bits / last["pixels"], last["norm"], rate, self.start)
+        point = self._point
+        if point is None:
+            point = _line_search.first_point(negative, self._box.clamp(self._pack()))
+        elif self._n_in_round == 0 and not all_scenes:
+            value, gradient = negative(point.x)
+            point = point._replace(value=value, gradient=gradient)
+        found, why = _line_search.next_point(negative, point, self._box)
+        moved = found.x is not point.x
+        self._unpack(found.x)
+        row: DesignStep | None = None
+        if moved:
+            row = self._row(found, self._n_pixels)
             self.history.append(row)
-            best[:] = [intermediate_result.x.copy()]
+        # A round that ends early makes place for the next one; one that has not moved at all is the last.
+        last = bool(why) and (all_scenes or (not moved and self._n_in_round == 0))
+        self._n_in_round = 0 if why else self._n_in_round + 1
+        self._point = found
+        self._step_done()
+        if last:
+            self.converged = why in (_line_search.FLAT, _line_search.SMALL)
+            self.stopped = f"stopped after {len(self.history)} of {problem.n_steps} steps: {why}"
+        if row is not None:
             callback(row)
 
-        x = self._pack()
-        best = [x]
-        try:
-            found = minimize(
-                negative,
-                x,
-                jac=True,
-                method="L-BFGS-B",
-                bounds=self._bounds(),
-                callback=done,
-                options={"maxiter": n_iterations if all_scenes else min(_ROUND, n_iterations)},
-            )
-        finally:
-            self._unpack(best[0])
-        if not math.isfinite(found.fun):
-            self.stopped = "stopped: the objective is not finite; the design is that of the last iteration where it was"
-        elif found.nit == 0 or (all_scenes and found.success):
-            self.converged = bool(found.success)
-            self.stopped = f"stopped after {len(self.history)} of {problem.n_steps} steps: {found.message}"
+    def _row(self, point: _line_search.Point, n_pixels: int) -> DesignStep:
+        units = torch.cat([torch.full((value.numel(),), self._unit(name)) for name, value in self.free.items()])
+        norm = float(torch.linalg.vector_norm(point.gradient / units))
+        rate = max(self.problem.rates.values())
+        return DesignStep(len(self.history), -point.value, -point.value / n_pixels, norm, rate, self.start)
 
     def _unit(self, name: str) -> float:
         return 20.0 * self.problem.rates[name]
 
-    def _pack(self) -> np.ndarray:
+    def _pack(self) -> Tensor:
         parts = [(value / self._unit(name)).flatten().to("cpu", torch.float64) for name, value in self.free.items()]
-        return torch.cat(parts).numpy()
+        return torch.cat(parts)
 
-    def _unpack(self, x: np.ndarray) -> None:
-        parts = torch.from_numpy(x.copy()).split([value.numel() for value in self.free.values()])
+    def _unpack(self, x: Tensor) -> None:
+        parts = x.split([value.numel() for value in self.free.values()])
         for (name, value), part in zip(self.free.items(), parts, strict=True):
             value.copy_((part * self._unit(name)).reshape(value.shape))
 
-    def _bounds(self) -> list[tuple[float | None, float | None]]:
-        bounds: list[tuple[float | None, float | None]] = []
+    def _bounds(self) -> _line_search.Box:
+        ends: list[Tensor] = []
         for name, value in self.free.items():
             boxes = [limit for limit in self.problem.limits.get(name, ()) if isinstance(limit, Box)]
-            lower = max((box.lower for box in boxes if box.lower is not None), default=None)
-            upper = min((box.upper for box in boxes if box.upper is not None), default=None)
-            unit = self._unit(name)
-            ends = (None if lower is None else lower / unit, None if upper is None else upper / unit)
-            bounds += [ends] * value.numel()
-        return bounds
+            lower = max((box.lower for box in boxes if box.lower is not None), default=-math.inf)
+            upper = min((box.upper for box in boxes if box.upper is not None), default=math.inf)
+            pair = torch.tensor([[lower], [upper]], dtype=torch.float64) / self._unit(name)
+            ends.append(pair.expand(2, value.numel()))
+        lower_ends, upper_ends = torch.cat(ends, dim=1)
+        return _line_search.Box(lower_ends, upper_ends)
+
+    def _moving(self) -> dict[str, Tensor]:
+        found = super()._moving() | {"chosen": self._chosen, "n_in_round": torch.tensor(self._n_in_round)}
+        if self._point is None:
+            return found
+        held = self._point._replace(value=torch.tensor(self._point.value, dtype=torch.float64))  # type: ignore[arg-type]
+        return found | {f"point.{name}": value for name, value in held._asdict().items()}
+
+    def _load_moving(self, state: Mapping[str, Tensor]) -> None:
+        super()._load_moving(state)
+        self._chosen, self._n_in_round = state["chosen"].clone(), int(state["n_in_round"])
+        held = _below(state, "point.")
+        self._point = None
+        if held:
+            self._point = _line_search.Point(**(held | {"value": float(held["value"])}))  # type: ignore[arg-type]
 
 
 @torch.no_grad()
 def put(problem: Problem, free: Mapping[str, Tensor]) -> None:
     """What the free numbers stand for at the end of all steps goes into encoder and noise."""
     for name, value in free.items():
-        problem.learned[name].copy_(_realized(value, problem.limits.get(name, ()), 1.0))
-
-
-def _realized(free: Tensor, limits: Sequence[Constraint], progress: float) -> Tensor:
-    for limit in limits:
-        free = limit.realize(free, progress)
-    return free
+        problem.learned[name].copy_(realized(value, problem.limits.get(name, ()), 1.0))
 
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

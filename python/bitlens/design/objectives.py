@@ -49,6 +49,11 @@ class Objective(ABC):
     def nats(self, batch: Batch) -> Tensor:
         """A number that differentiates in the encoder and the noise."""
 
+    def settings(self) -> tuple[str, list[tuple[str, object]]]:
+        """Its name, and the numbers that it was made with."""
+        held = vars(self).items()
+        return self.name, sorted((name, each) for name, each in held if isinstance(each, int | float | str | tuple))
+
     def state(self) -> dict[str, Tensor]:
         """All that the next step needs of the steps before."""
         return {}
@@ -246,8 +251,8 @@ _BY_NAME: dict[str, Callable[[], Objective]] = {
     kind.name: kind for kind in (GaussianObjective, KnownChannelObjective, DensityObjective, CriticObjective)
 }
 OBJECTIVES = ("auto", *_BY_NAME)
-# Shares of log K below which the lower bound follows the information instead of its own ceiling.
-_BELOW_CEILING = 0.7
+# Share of log K below which a lower bound follows the information instead of its own ceiling.
+FLOOR_SHARE = 0.7
 # The closed form stands while it exceeds the estimate by less than this share of it.
 _CLOSE = 0.2
 # Less information than this leaves the lower bound without a slope, such as where every pixel is saturated.
@@ -263,29 +268,49 @@ class Chosen(NamedTuple):
 
 
 def choose_objective(
-    given: str | Objective, noise: NoiseModel, mean: Tensor, judged_bits: float, stderr_bits: float, n_batch: int
+    given: str | Objective,
+    noise: NoiseModel,
+    mean: Tensor,
+    judged_bits: float,
+    stderr_bits: float,
+    n_batch: int,
+    *,
+    floor: bool = False,
 ) -> Chosen:
     """The objective of that name; for "auto" the one that fits what the start's `mean` (n, ...) carries.
 
     The closed form, unless it is not there or exceeds the judge's estimate by a fifth: then scenes are not Gaussian,
     and the lower bound is climbed where it is below its ceiling, a fitted density where it is not. A start that
-    carries next to nothing is climbed by the closed form, which has a slope there.
+    carries next to nothing is climbed by the closed form, which has a slope there. A `floor`, or an estimate above the
+    closed form, which is the most that such a covariance allows, does not say how close the closed form is.
     """
     if isinstance(given, Objective):
         return Chosen(given, "given by the caller")
     if given != "auto":
         return Chosen(_BY_NAME[given](), "named by the caller")
     ceiling = math.log2(n_batch)
-    low_enough = judged_bits < _BELOW_CEILING * ceiling
+    low_enough = judged_bits < FLOOR_SHARE * ceiling
     if not isinstance(noise, HasMoments):
         return Chosen(
             KnownChannelObjective(), f"{type(noise).__name__} has no expected and variance for the closed form"
         )
     with torch.no_grad():
         closed_form = float(gaussian_information(mean, noise)) / math.log(2)
-    said = f"at the start the closed form is {closed_form:.2f} bits per image and the estimate {judged_bits:.2f}"
-    if closed_form <= judged_bits + max(_CLOSE * judged_bits, 3 * stderr_bits):
-        return Chosen(GaussianObjective(), f"{said}: close enough")
+    at_least = "at least " if floor else ""
+    said = (
+        f"at the start the closed form is {closed_form:.2f} bits per image and the estimate {at_least}{judged_bits:.2f}"
+    )
+    margin = max(_CLOSE * judged_bits, 3 * stderr_bits)
+    if closed_form <= judged_bits + margin:
+        above = judged_bits > closed_form + max(_CLOSE * closed_form, 3 * stderr_bits)
+        why = "too few scenes judge to say how close, and it has a slope everywhere" if above else "close enough"
+        return Chosen(GaussianObjective(), f"{said}: {why}")
+    if floor and closed_form < FLOOR_SHARE * ceiling:
+        return Chosen(KnownChannelObjective(), f"{said}; the lower bound's ceiling, {ceiling:.1f} bits, is above both")
+    if floor:
+        return Chosen(
+            GaussianObjective(), f"{said}: too few scenes judge to say how close, and it has a slope everywhere"
+        )
     if judged_bits < _LITTLE_BITS:
         return Chosen(GaussianObjective(), f"{said}: so little that the lower bound would have no slope")
     if low_enough:

@@ -15,9 +15,10 @@ from torch import Tensor
 from bitlens.densities._samples import samples
 from bitlens.design import _checkpoint, _parameters
 from bitlens.design._climb import Problem, put
-from bitlens.design._held_out import HeldOut
+from bitlens.design._held_out import End, HeldOut, few_scenes_notes, of_one_kind
 from bitlens.design._starts import Run, climb_all
-from bitlens.design.constraints import Binary, Box, Constraint, check_constraints, project
+from bitlens.design.binary import Binary, check_ones, share_notes
+from bitlens.design.constraints import Box, Constraint, check_constraints, project
 from bitlens.design.objectives import OBJECTIVES, GaussianObjective, Objective, choose_objective
 from bitlens.design.result import DesignResult, DesignStep, Encoder
 from bitlens.estimators._closed_form import check_moments
@@ -71,11 +72,13 @@ def optimize_design(
         objective: a name, or one of `bitlens.design`'s; "auto" says why in `objective_reason`.
         constraints: name -> Box, Binary, ... or several, met after each step beside the modules' own domains.
         learning_rate: first step: by name in the parameter's unit; one number in its module's `parameter_scale`.
+        optimizer: "lbfgs" searches along lines for its own steps: no `schedule`, only boxes, the Gaussian objective.
         n_starts: the given one, and others `start_spread` scales away at random; the best is kept.
         plateau_window: stop once this many steps gain nothing more (see `has_plateaued`); None: all steps.
         checkpoint: a file that keeps what is done: Ctrl-C ends the steps, the same call goes on.
         judge_scenes: scenes of other images, for `before` and `after`; default a quarter of `scenes`, held out.
-        judge_method: of `estimate_information`; "auto" tries many densities, which may take longer than the steps.
+        judge_method: of `estimate_information`; "auto" tries many densities, which may take longer than the steps. The
+            scenes alone ("known_channel") show no more than log2 of their number: bits are then a floor, and say so.
 
     Raises:
         TypeError, ValueError: an argument that cannot be used, named with what it needs and what came.
@@ -99,17 +102,21 @@ def optimize_design(
         limits, _parameters.domains(encoder, noise, learned), _parameters.without_domain(encoder, noise, learned)
     )
     if optimizer == "lbfgs":
-        _check_line_search(objective, limits)
+        _check_line_search(objective, limits, schedule)
         if plateau_window is not None:
             raise ValueError('plateau_window: need None with optimizer "lbfgs", which has a test of its own')
+    for name, several in limits.items():
+        check_ones(name, learned[name], several)
     given_scenes = _scenes("scenes", scenes)
+    # What a line search keeps on file is more than it once was.
+    kind = "lbfgs with memory" if optimizer == "lbfgs" else optimizer
     judged = {} if judge_scenes is None else {"judge_scenes": _scenes("judge_scenes", judge_scenes)}
     settings = {
         "parameters": list(learned),
         "limits": limits,
         "rates": rates,
-        "steps": (n_steps, schedule if isinstance(schedule, str) else "own", optimizer, batch_size, plateau_window),
-        "objective": objective if isinstance(objective, str) else _settings_of(objective),
+        "steps": (n_steps, schedule if isinstance(schedule, str) else "own", kind, batch_size, plateau_window),
+        "objective": objective if isinstance(objective, str) else objective.settings(),
         "schedule": [share(step / 8) for step in range(9)],
         "starts": (n_starts, start_spread),
         "judge": (judge_method, None if judge_groups is None else list(judge_groups)),
@@ -134,30 +141,38 @@ def optimize_design(
         first = {name: project(name, learned[name], limits.get(name, ())) for name in learned}
         put(problem, first)
         initial = _parameters.copy_of(learned)
-        before = held_out.judge(encoder, noise)
+        means, first_noise = held_out.means(encoder), copy.deepcopy(noise)
+        before = held_out.judge(means, noise)
         estimate = before.estimate
-        means = held_out.means(encoder)
-        if len(means) < means[0].numel():
-            warnings.append(
-                f"before and after are judged on {len(means)} scenes of {means[0].numel()} measured values: densities "
-                "fitted to so few are poor, and may order designs wrongly; pass more judge_scenes"
-            )
-        chosen = choose_objective(objective, noise, means, estimate.bits, estimate.stderr_bits or 0.0, n_batch)
+        warnings += few_scenes_notes(means)
+        chosen = choose_objective(
+            objective,
+            noise,
+            means,
+            estimate.bits,
+            estimate.stderr_bits or 0.0,
+            n_batch,
+            floor=estimate.bound == "lower",
+        )
         if learning_rate is None and chosen.objective.step_share != 1:
             rates = {name: chosen.objective.step_share * rate for name, rate in rates.items()}
             problem = problem._replace(rates=rates)
         best, starts, ends = climb_all(problem, chosen.objective, first, scales, run)
         warnings += notes + ends
         best.settle()
-        if not bool(held_out.means(encoder).isfinite().all()):
+        ends_in = held_out.means(encoder)
+        if not bool(ends_in.isfinite().all()):
             best.step_back()
             best.settle()
+            ends_in = held_out.means(encoder)
             warnings.append("the last step led to means that are not finite: the design is that of the step before")
         warnings += _broken(best.problem.learned, limits)
-        after = held_out.judge(encoder, noise)
+        after = held_out.judge(ends_in, noise)
+        before, after, untold = of_one_kind(held_out, End(before, means, first_noise), End(after, ends_in, noise))
+        warnings += untold
     for parameter in frozen:
         parameter.requires_grad_(True)
-    if after.estimate.bits <= before.estimate.bits:
+    if after.estimate.bits <= before.estimate.bits and not untold:
         warnings.append("no gain: the design carries no more bits than its start on the scenes that judge it")
     return DesignResult(
         encoder=encoder,
@@ -177,12 +192,6 @@ def optimize_design(
     )
 
 
-def _settings_of(objective: Objective) -> tuple[str, list[tuple[str, object]]]:
-    """Its name, and the numbers that it was made with."""
-    held = vars(objective).items()
-    return objective.name, sorted((name, each) for name, each in held if isinstance(each, int | float | str | tuple))
-
-
 def _broken(learned: Mapping[str, Tensor], limits: Mapping[str, Sequence[Constraint]]) -> list[str]:
     """Constraints that zeros and ones made from free numbers do not meet, though the free numbers do."""
     notes = []
@@ -196,6 +205,7 @@ def _broken(learned: Mapping[str, Tensor], limits: Mapping[str, Sequence[Constra
             for limit in others
             if float((limit.project(value) - value).abs().max()) > 1e-6
         ]
+        notes += share_notes(name, value, several)
     return notes
 
 
@@ -217,8 +227,12 @@ def _check_choices(
         raise ValueError(f"judge_method: need one of {', '.join(map(repr, METHODS))}, got {judge_method!r}")
 
 
-def _check_line_search(objective: object, limits: Mapping[str, Sequence[Constraint]]) -> None:
-    """A line search needs one function of the design, without noise, and boxes."""
+def _check_line_search(objective: object, limits: Mapping[str, Sequence[Constraint]], schedule: object) -> None:
+    """A line search needs one function of the design, without noise, and boxes; how far it steps is its own affair."""
+    if schedule != "cosine":
+        raise ValueError(
+            f'schedule: need the default with optimizer "lbfgs", which finds the length of its steps, got {schedule!r}'
+        )
     if not (objective == "gaussian" or isinstance(objective, GaussianObjective)):
         raise ValueError(
             f'objective: need "gaussian" with optimizer "lbfgs", whose line searches see no noise, got {objective!r}'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,8 +16,11 @@ from tqdm import tqdm
 
 from bitlens.densities._samples import samples
 from bitlens.design._checkpoint import SavedSubset, behaviour_of, fingerprint_of, load_subset, save_subset
-from bitlens.design.objectives import Batch, GaussianObjective, KnownChannelObjective, Objective
+from bitlens.design._held_out import End, HeldOut, Labels, few_scenes_notes, of_one_kind
+from bitlens.design.objectives import Batch, DensityObjective, GaussianObjective, KnownChannelObjective, Objective
+from bitlens.estimators import InformationEstimate
 from bitlens.estimators._inputs import whole_number
+from bitlens.estimators._judge import METHODS, Judged, stderr_of_difference_bits
 from bitlens.estimators._seeds import derived_seed, take_seed
 from bitlens.kernels import _backend
 from bitlens.noise import NoiseModel
@@ -25,6 +29,7 @@ Encoder = Callable[[Tensor], Tensor]
 Subset = tuple[int, ...]
 _ENCODE_BATCH = 256
 _SMALLEST_GAIN_BITS = 1e-9
+_LEAST_FOR_DENSITY, _FEWEST_JUDGED = 40, 10
 
 
 @final
@@ -43,6 +48,8 @@ class SubsetResult:
     """`chosen` (sorted), its objective in bits per image, the way there, and how many subsets were evaluated.
 
     `converged`: no single exchange that was allowed gains anything ("exchange"), or all members are in ("greedy").
+    With `judge_scenes`, `before` and `after` are independent estimates of `reference` and of `chosen` on them, with the
+    same noise draws, and `gain_stderr_bits` the standard error of after - before, scene by scene; None without.
     """
 
     chosen: Subset
@@ -53,6 +60,10 @@ class SubsetResult:
     objective: str
     seed: int
     warnings: tuple[str, ...]
+    reference: Subset | None = None
+    before: InformationEstimate | None = None
+    after: InformationEstimate | None = None
+    gain_stderr_bits: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values."""
@@ -66,12 +77,16 @@ def choose_subset(
     scenes: Tensor | NDArray[Any],
     *,
     method: Literal["greedy", "exchange"] = "exchange",
-    objective: Literal["gaussian", "known_channel"] = "gaussian",
+    objective: Literal["gaussian", "known_channel", "density"] | Objective = "gaussian",
     required: Sequence[int] = (),
     submodular: bool = False,
     max_exchanges: int = 100,
     generator: torch.Generator | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    judge_scenes: Tensor | NDArray[Any] | None = None,
+    judge_groups: Labels = None,
+    judge_method: str = "auto",
+    reference: Sequence[int] | None = None,
 ) -> SubsetResult:
     """`size` of `n_candidates` parts of a system whose measurement carries the most bits about the scenes.
 
@@ -80,11 +95,13 @@ def choose_subset(
 
     Args:
         make: indices, sorted -> (encoder, noise) of the system of those parts.
-        scenes: (n, ...) what the encoders take.
+        objective: a name, or a `DensityObjective`: fitted anew for each subset to one half of the scenes.
         required: indices that are always in.
-        submodular: a part gains less the more others there are (true where parts are measured independently of each
-            other given the scene): greedy then asks only the parts that may still win, with the same result.
+        submodular: a part gains less the more others there are, as where parts are independent given the scene: greedy
+            then asks only the parts that may still win, with the same result.
         max_exchanges: swaps at most. checkpoint: a file that keeps every evaluation; the same call goes on.
+        judge_scenes: other scenes, that `before` and `after` are judged on; judge_groups, judge_method: as in
+            `optimize_design`. reference: what `before` is of; default required and evenly spread indices.
 
     Raises:
         TypeError, ValueError: an argument that cannot be used, named with what it needs and what came.
@@ -96,17 +113,27 @@ def choose_subset(
     max_exchanges = whole_number("max_exchanges", max_exchanges, 0)
     if method not in ("greedy", "exchange"):
         raise ValueError(f'method: need "greedy" or "exchange", got {method!r}')
-    if objective not in ("gaussian", "known_channel"):
-        raise ValueError(f'objective: need "gaussian" or "known_channel", got {objective!r}')
+    climbed = _objective(objective)
+    if judge_method not in METHODS:
+        raise ValueError(f"judge_method: need one of {', '.join(map(repr, METHODS))}, got {judge_method!r}")
+    if judge_scenes is None and (judge_groups is not None or reference is not None):
+        raise ValueError("judge_scenes: need them with judge_groups or reference, got None")
     if not callable(make):
         raise TypeError(f"make: need a callable indices -> (encoder, noise), got {type(make).__name__}")
     kept = _required(required, n_candidates, size)
     given = samples("scenes", scenes)
+    if isinstance(climbed, DensityObjective) and len(given) < _LEAST_FOR_DENSITY:
+        raise ValueError(f"scenes: need at least {_LEAST_FOR_DENSITY} with a density, got {len(given)}")
+    judges = None if judge_scenes is None else samples("judge_scenes", judge_scenes)
+    if judges is not None and len(judges) < _FEWEST_JUDGED:
+        raise ValueError(f"judge_scenes: need at least {_FEWEST_JUDGED}, got {len(judges)}")
+    compared = _reference(reference, kept, n_candidates, size)
     seed = take_seed(generator)
     fingerprint = ""
     known: dict[Subset, float] = {}
     if checkpoint is not None:
-        settings = (n_candidates, size, method, objective, kept, submodular)
+        named = objective if isinstance(objective, str) else objective.settings()
+        settings = (n_candidates, size, method, named, kept, submodular)
         encoder, noise = _system(make, tuple(range(n_candidates))[:size])
         behaviour = behaviour_of(encoder, noise, given)
         fingerprint = fingerprint_of({"make": make}, {"scenes": given, **behaviour}, {"settings": settings})
@@ -117,7 +144,7 @@ def choose_subset(
                     f"generator: need one of seed {saved.seed} to go on with the checkpoint, got seed {seed}"
                 )
             seed, known = saved.seed, dict(saved.values)
-    values = _Values(make, given, GaussianObjective() if objective == "gaussian" else KnownChannelObjective(), seed)
+    values = _Values(make, given, climbed, seed)
     values.known |= known
     history: list[SubsetStep] = []
     chosen: Subset = kept
@@ -158,16 +185,54 @@ def choose_subset(
     finally:
         progress.close()
         keep()
+    judged: tuple[Judged, Judged] | None = None
+    if judges is not None and len(chosen) == size:
+        held_out = HeldOut(judges, judge_groups, seed, judge_method)
+        first, second = (_end(held_out, *_system(make, subset)) for subset in (compared, chosen))
+        warnings += few_scenes_notes(second.mean)
+        before, after, untold = of_one_kind(held_out, first, second)
+        judged, warnings = (before, after), warnings + untold
     return SubsetResult(
         chosen=chosen,
         objective_bits=history[-1].objective_bits if history else values.known.get(chosen, math.nan),
         history=tuple(history),
         n_evaluations=len(values.known),
         converged=converged,
-        objective=objective,
+        objective=climbed.name,
         seed=seed,
         warnings=tuple(warnings),
+        reference=None if judged is None else compared,
+        before=None if judged is None else judged[0].estimate,
+        after=None if judged is None else judged[1].estimate,
+        gain_stderr_bits=None if judged is None else stderr_of_difference_bits(*judged),
     )
+
+
+def _objective(given: str | Objective) -> Objective:
+    if isinstance(given, GaussianObjective | KnownChannelObjective | DensityObjective):
+        return given
+    if given not in ("gaussian", "known_channel", "density"):
+        raise ValueError(f'objective: need "gaussian", "known_channel", "density" or a DensityObjective, got {given!r}')
+    if given == "density":
+        return DensityObjective()
+    return GaussianObjective() if given == "gaussian" else KnownChannelObjective()
+
+
+def _end(held_out: HeldOut, encoder: Encoder, noise: NoiseModel) -> End:
+    mean = held_out.means(encoder)
+    return End(held_out.judge(mean, noise), mean, noise)
+
+
+def _reference(given: Sequence[int] | None, kept: Subset, n_candidates: int, size: int) -> Subset:
+    """What `before` is of: as given, or the required indices and others at even distances."""
+    if given is not None:
+        subset = tuple(sorted(whole_number("reference", part, 0, n_candidates - 1) for part in given))
+        if len(set(subset)) != len(subset) or len(subset) != size:
+            raise ValueError(f"reference: need {size} indices, each once, got {list(given)}")
+        return subset
+    others = [part for part in range(n_candidates) if part not in kept]
+    n_missing = size - len(kept)
+    return tuple(sorted((*kept, *(others[place * len(others) // n_missing] for place in range(n_missing)))))
 
 
 def _system(make: Callable[[Subset], tuple[Encoder, NoiseModel]], subset: Subset) -> tuple[Encoder, NoiseModel]:
@@ -194,10 +259,15 @@ class _Values:
             mean = torch.cat([encoder(part) for part in self._scenes.split(_ENCODE_BATCH)]).to(torch.float64)
             draws = torch.Generator(device=mean.device).manual_seed(derived_seed(self._seed, "noise"))
 
-            def none(n: int) -> tuple[Tensor, Tensor]:
-                raise AssertionError("objectives of subsets draw no other scenes")
+            # A density is fitted to one half of the scenes and scored on the other; nothing else draws more.
+            n_fit = len(mean) // 2 if isinstance(self._objective, DensityObjective) else 0
 
-            bits = float(self._objective.nats(Batch(self._scenes, mean, noise, draws, none))) / math.log(2)
+            def more(n: int) -> tuple[Tensor, Tensor]:
+                first = slice(0, min(n, n_fit))
+                return self._scenes[first], noise.sample(mean[first], draws)
+
+            objective = copy.deepcopy(self._objective)  # what it learns of one subset is not for another
+            bits = float(objective.nats(Batch(self._scenes[n_fit:], mean[n_fit:], noise, draws, more))) / math.log(2)
             if not math.isfinite(bits):
                 raise ValueError(f"make: need a system of finite information, got {bits} bits for parts {list(subset)}")
             self.known[subset] = bits

@@ -15,6 +15,7 @@ from bitlens.validation.compare import validate
 from bitlens.validation.cost import Cost, PeakMemory, measure_cost
 from bitlens.validation.decoder import Decoder, FitStep, FittedDecoder, TrainableDecoder
 from bitlens.validation.end_to_end import EndToEndResult, train_end_to_end
+from bitlens.validation.implied import ImpliedBound, ImpliedBounds, implied_bounds
 from bitlens.validation.linear import LinearDecoder, WienerDecoder
 from bitlens.validation.metrics import condition_number, jacobian, mtf50, point_response, singular_values, snr_db
 from bitlens.validation.result import RankCorrelation, ValidationResult, ValidationRow
@@ -30,6 +31,8 @@ __all__ = [
     "EndToEndResult",
     "FitStep",
     "FittedDecoder",
+    "ImpliedBound",
+    "ImpliedBounds",
     "JointStep",
     "LinearDecoder",
     "LogisticDecoder",
@@ -49,6 +52,7 @@ __all__ = [
     "differentiable_sample",
     "gaussian_entropy",
     "gaussian_reconstruction_bound",
+    "implied_bounds",
     "jacobian",
     "mean_squared_error",
     "measure_cost",

@@ -311,6 +311,14 @@ def _warnings(plan: _Plan, rows: tuple[ValidationRow, ...]) -> tuple[str, ...]:
     kinds = sorted({row.bound for row in rows})
     if len(kinds) > 1:
         notes.append(f"the bits are of different kinds ({', '.join(kinds)}), which need not compare: choose a method")
+    loose = sorted(
+        {row.design for row in rows if row.bound == "upper" and row.method.endswith("upper: leave-one-out scenes")}
+    )
+    if loose:
+        notes.append(
+            f"the bits of {', '.join(map(repr, loose))} are an upper bound that the scenes give on their own, which "
+            "grows without end where each measurement is closest to its own scene: choose the method of a density"
+        )
     if plan.grouped and (n_groups := int(plan.labels.max()) + 1) < 20:
         notes.append(f"{n_groups} groups are few: scores depend on which of them test")
     if not plan.grouped:

@@ -10,9 +10,9 @@ from typing import Any, Literal, final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from bitlens.estimators._seeds import derived_seed
+from bitlens.validation._ranking import interval_over_seeds, seed_noise, spearman
 from bitlens.validation.scores import LOWER_IS_BETTER
 
 Over = Literal["both", "seeds", "designs"]
@@ -44,11 +44,11 @@ class ValidationRow:
 @final
 @dataclass(frozen=True)
 class RankCorrelation:
-    """Spearman's coefficient over designs of means over seeds, with a bootstrap interval.
+    """Spearman's coefficient over designs of means over seeds, with an interval.
 
     Positive says that a better value of `by` goes with a better `score`. None where all designs have one value. `over`
-    says what was drawn anew for the interval: "seeds" (the same for all designs, which share splits), "designs" or
-    "both".
+    says of what the interval is: "seeds", for these designs if there were endless seeds; "designs", for all designs
+    from which these were drawn; "both".
     """
 
     spearman: float | None
@@ -128,7 +128,9 @@ class ValidationResult:
     ) -> RankCorrelation:
         """How well `by` ("bits" or a metric) ranks the designs as `score` (default the main one) does.
 
-        The percentile interval is from 2000 resamples. With one seed "both" is "designs", and "seeds" gives none.
+        "designs": percentiles of 2000 resamples of them. "seeds" keeps the designs and draws noise from the residuals
+        of all of them, so that it holds for two or three seeds. "both": percentiles of resamples of designs and seeds
+        (the same for all), and never less than "seeds". With one seed "both" is "designs", and "seeds" gives none.
 
         Raises:
             ValueError: an unknown name, or fewer than 3 designs.
@@ -137,12 +139,21 @@ class ValidationResult:
         """
         score = self.score_names[0] if score is None else score
         truth, drawn = self._correlations((by,), score, over)
-        return self._found(truth[0], drawn[0], by, score, over, confidence)
+        found = self._found(truth[0], drawn[0], by, score, over, confidence)
+        if over == "designs" or found.interval is None or self.n_seeds < 2:
+            return found
+        random = np.random.default_rng(derived_seed(self.seed, "rank correlation seeds"))
+        low, high = interval_over_seeds(self._oriented(by), self._oriented(score), confidence, random)
+        if over == "both":  # resamples of two or three seeds alone are too much alike
+            low, high = min(low, found.interval[0]), max(high, found.interval[1])
+        return dataclasses.replace(found, interval=(low, high))
 
     def advantage(
         self, metric: str, score: str | None = None, *, over: Over = "both", confidence: float = 0.95
     ) -> RankCorrelation:
         """Spearman's coefficient of the bits less that of a metric, on the same resamples; one value for all counts 0.
+
+        Over "seeds" the interval is the quantiles together with those mirrored at the difference.
 
         Raises:
             ValueError: an unknown name, or fewer than 3 designs.
@@ -151,7 +162,12 @@ class ValidationResult:
         truth, drawn = self._correlations(("bits", metric), score, over)
         difference = np.nan_to_num(truth[0]) - np.nan_to_num(truth[1])
         resampled = np.nan_to_num(drawn[0]) - np.nan_to_num(drawn[1])
-        return self._found(float(difference), resampled, f"bits - {metric}", score, over, confidence)
+        found = self._found(float(difference), resampled, f"bits - {metric}", score, over, confidence)
+        if over != "seeds" or found.interval is None:
+            return found
+        low, high = found.interval
+        ends = min(low, 2 * difference - high), max(high, 2 * difference - low)
+        return dataclasses.replace(found, interval=(max(float(ends[0]), -2.0), min(float(ends[1]), 2.0)))
 
     def to_dict(self) -> dict[str, Any]:
         """Fields, means over seeds and rank correlations as plain values; None for what is not finite."""
@@ -202,16 +218,20 @@ class ValidationResult:
             raise ValueError(f"systems: need at least 3 designs to rank, got {len(self.designs)}")
         values = [self._oriented(name) for name in (*names, score)]
         n_designs, n_seeds = values[0].shape
+        truth = np.array([spearman(v.mean(1)[None], values[-1].mean(1)[None])[0] for v in values[:-1]])
         random = np.random.default_rng(derived_seed(self.seed, f"rank correlation {over}"))
+        if over == "seeds":
+            if n_seeds < 2:
+                return truth, np.full((len(names), 1), np.nan)
+            noise = seed_noise(tuple(values), _N_RESAMPLES, random)
+            noisy = [value.mean(1) + drawn for value, drawn in zip(values, noise, strict=True)]
+            return truth, np.stack([spearman(value, noisy[-1]) for value in noisy[:-1]])
         seeds = random.integers(n_seeds, size=(_N_RESAMPLES, n_seeds))
         designs = random.integers(n_designs, size=(_N_RESAMPLES, n_designs))
         if over == "designs":
             seeds[:] = np.arange(n_seeds)
-        if over == "seeds":
-            designs[:] = np.arange(n_designs)
         resampled = [value[designs[:, :, None], seeds[:, None, :]].mean(2) for value in values]
-        truth = np.array([_spearman(v.mean(1)[None], values[-1].mean(1)[None])[0] for v in values[:-1]])
-        return truth, np.stack([_spearman(value, resampled[-1]) for value in resampled[:-1]])
+        return truth, np.stack([spearman(value, resampled[-1]) for value in resampled[:-1]])
 
     def _oriented(self, name: str) -> NDArray[np.float64]:
         return -self.values(name) if name in self.lower_is_better else self.values(name)
@@ -226,22 +246,13 @@ class ValidationResult:
         if np.isfinite(truth) and len(usable) and not (over == "seeds" and self.n_seeds < 2):
             low, high = np.quantile(usable, [0.5 - confidence / 2, 0.5 + confidence / 2])
             interval = (float(low), float(high))
-        spearman = float(truth) if np.isfinite(truth) else None
-        return RankCorrelation(spearman, interval, len(self.designs), self.n_seeds, by, score, over)
+        coefficient = float(truth) if np.isfinite(truth) else None
+        return RankCorrelation(coefficient, interval, len(self.designs), self.n_seeds, by, score, over)
 
 
 def less_is_better(score_names: tuple[str, ...], metrics: tuple[str, ...]) -> tuple[str, ...]:
     """The names, of scores and of metrics, of which less is better."""
     return (*(name for name in score_names if name in LOWER_IS_BETTER), *metrics)
-
-
-def _spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Coefficient of each row of two arrays (resample, design); NaN where a row has one value only."""
-    ranks = [stats.rankdata(value, axis=1) for value in (first, second)]
-    x, y = (rank - rank.mean(1, keepdims=True) for rank in ranks)
-    scale = np.sqrt((x**2).sum(1) * (y**2).sum(1))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.where(scale > 0, (x * y).sum(1) / scale, np.nan))
 
 
 def _shown(found: RankCorrelation) -> tuple[str, str]:
