@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from bitlens import report
@@ -135,6 +136,7 @@ def study(paths: list[Path]) -> tuple[Figure, dict[str, Any]]:
     left.set(title="M87, 230 GHz, April 2017", xlim=(9.5, -9.5), ylim=(-9.5, 9.5))
     measured, predicted = np.array(list(table.values())).T
     right.loglog(predicted, measured, "o")
+    right.xaxis.set_minor_formatter(NullFormatter())
     for name, (value, expected) in table.items():
         right.annotate(name, (expected, value), fontsize=8, xytext=(4, 2), textcoords="offset points")
     ends = [predicted.min(), predicted.max()]
