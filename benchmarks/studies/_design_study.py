@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,10 @@ START, DESIGNED, TRAINED = "start", "designed by information", "trained end to e
 
 @dataclass(frozen=True)
 class Settings:
-    """How a design is made, by information and end to end; learning rates as `optimize_design` takes them."""
+    """How a design is made, by information and end to end.
+
+    Learning rates as `optimize_design` and `train_end_to_end` take them; those of training end to end are its own.
+    """
 
     parameters: Sequence[str] | None = None
     constraints: Limits | None = None
@@ -39,7 +42,8 @@ class Settings:
     judge_method: str = "auto"
     end_to_end_steps: int = 500
     end_to_end_batch: int = 32
-    end_to_end_rate: Mapping[str, float] | None = None
+    end_to_end_rate: float | Mapping[str, float] | None = None
+    end_to_end_decoder_rate: float = 3e-3
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ class Comparison:
 
     `gain_sigmas`: bits gained over their standard error, paired on scenes that no step saw. `scores`: name -> design ->
     mean over seeds of a decoder trained anew for each design; `score_gain`: that of the information design less the
-    start's, for each seed. `cost`: CPU seconds and peak bytes of making each design.
+    start's, for each seed. `cost`: CPU seconds and peak bytes of making each design. `systems`: the start and the
+    designs, before the scenes that judge, by the names of `scores`; not in the JSON.
     """
 
     gain_bits: float
@@ -60,6 +65,7 @@ class Comparison:
     score_gain: tuple[float, ...]
     cost: dict[str, dict[str, float]]
     warnings: tuple[str, ...]
+    systems: Mapping[str, ImagingSystem] = field(default_factory=dict, repr=False)
 
     @property
     def saved_memory(self) -> float | None:
@@ -133,14 +139,17 @@ def compare_designs(
     designed = by_information(start, design_scenes, start, groups, settings, seed)
     systems = {START: start, DESIGNED: ImagingSystem(designed.encoder, designed.noise, start.scenes)}
     cost: dict[str, dict[str, float]] = {}
+    notes: tuple[str, ...] = ()
     if design_task is not None:
-        informed = measure_cost(functools.partial(_informed, start, design_scenes, groups, settings, seed))
+        # The objective that "auto" chose by the judge, which the measured run has not.
+        chosen = replace(settings, objective=designed.objective) if settings.objective == "auto" else settings
+        informed = measure_cost(functools.partial(_informed, start, design_scenes, groups, chosen, seed))
         trained = measure_cost(
             functools.partial(_trained, start, design_scenes, design_task, design_groups, decoder, settings, seed)
         )
         for key, measured in ((DESIGNED, informed), (TRAINED, trained)):
             cost[key] = {"cpu_seconds": measured.cpu_seconds, "peak_memory_bytes": measured.peak_memory_bytes}
-        encoder, noise = trained.value
+        encoder, noise, notes = trained.value
         systems[TRAINED] = ImagingSystem(encoder, noise, start.scenes)
     study = run_study(
         f"{name}_designs",
@@ -173,12 +182,15 @@ def compare_designs(
         scores={score: dict(result.mean(score)) for score in result.score_names},
         score_gain=tuple(float(each) for each in gains),
         cost=cost,
-        warnings=designed.warnings,
+        warnings=(*designed.warnings, *(f"end to end: {note}" for note in notes)),
+        systems=systems,
     )
     replace_file(out / f"{name}_design.png", report.to_png(plots.design_overview(designed)))
     text = summary(name, comparison)
     print(text)
-    values = asdict(comparison) | {"saved_memory": comparison.saved_memory, "saved_time": comparison.saved_time}
+    values = asdict(replace(comparison, systems={}))
+    del values["systems"]
+    values |= {"saved_memory": comparison.saved_memory, "saved_time": comparison.saved_time}
     replace_file(out / f"{name}_comparison.json", json.dumps(values, indent=2, allow_nan=False).encode())
     replace_file(out / f"{name}_comparison.txt", text.encode())
     return comparison, study
@@ -221,7 +233,7 @@ def _trained(
     decoder: TrainableDecoder | None,
     settings: Settings,
     seed: int,
-) -> tuple[Any, Any]:
+) -> tuple[Any, Any, tuple[str, ...]]:
     result = train_end_to_end(
         start.encoder,
         start.noise,  # type: ignore[arg-type]
@@ -232,11 +244,12 @@ def _trained(
         constraints=settings.constraints,
         n_steps=settings.end_to_end_steps,
         batch_size=settings.end_to_end_batch,
-        **({} if settings.end_to_end_rate is None else {"learning_rate": settings.end_to_end_rate}),
+        learning_rate=settings.end_to_end_rate,
+        decoder_learning_rate=settings.end_to_end_decoder_rate,
         groups=groups,
         generator=torch.Generator().manual_seed(seed),
     )
-    return result.encoder, result.noise
+    return result.encoder, result.noise, result.warnings
 
 
 def _shorter(settings: Settings) -> Settings:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitlens.design import Box, Simplex
+from bitlens.design import Binary, Box, Simplex, Total
 from bitlens.noise import GaussianNoise, PoissonGaussianNoise, PoissonNoise
 from bitlens.validation import (
     Classification,
@@ -218,3 +218,66 @@ def test_numbers_that_share_a_total_move_along_their_gradient() -> None:
     )
     assert float(share.detach()[3]) > 0.9
     assert float(share.detach().sum()) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_a_training_that_keeps_its_start_is_said() -> None:
+    """A start that is best already, and a decoder whose rate is far too large."""
+    scenes = fields(80)
+    with pytest.warns(UserWarning, match=r"no gain, the result is the start.*decoder_learning_rate \(3\)"):
+        result = train_end_to_end(
+            *(Blend(1.0), GaussianNoise(1.0), scenes, Reconstruction(), UNetDecoder(channels=2)),
+            n_steps=10,
+            learning_rate=0.05,
+            decoder_learning_rate=3.0,
+            generator=seeded(),
+        )
+    assert float(result.parameters["share"]) == pytest.approx(1.0)
+    assert not any(step.validation_loss < result.history[0].validation_loss for step in result.history[1:])
+    assert any("no gain" in note for note in result.warnings)
+
+
+def test_the_start_is_judged_on_rows_that_its_linear_estimate_has_not_seen() -> None:
+    """White scenes that the start does not show: on new rows no estimate is better than the mean, a loss of 1."""
+    scenes = 1 + 0.2 * torch.randn(120, 1, 8, 8, generator=seeded(2))
+    result = train_end_to_end(
+        *(Blend(0.0), GaussianNoise(1.0), scenes, Reconstruction(), UNetDecoder(channels=2, initial="linear")),
+        n_steps=10,
+        learning_rate=0.05,
+        generator=seeded(),
+    )
+    assert result.history[0].validation_loss > 0.95
+
+
+class Masked(nn.Module):
+    """The scene behind a mask of its size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mask = nn.Parameter(torch.rand(8, 8, generator=seeded(3)))
+
+    def forward(self, scene: Tensor) -> Tensor:
+        return 10 * self.mask * scene
+
+
+@pytest.mark.filterwarnings("ignore:train_end_to_end. no gain")
+@pytest.mark.parametrize("method", ["straight_through", "annealing"])
+def test_zeros_and_ones_meet_a_budget(method: str) -> None:
+    limits = {"mask": [Binary(method), Total(16.0)]}
+    result = train_end_to_end(
+        *(Masked(), GaussianNoise(1.0), fields(100), Reconstruction(), UNetDecoder(channels=2)),
+        n_steps=6,
+        constraints=limits,
+        generator=seeded(),
+    )
+    mask = result.encoder.mask.detach()
+    assert set(mask.unique().tolist()) == {0.0, 1.0}
+    assert float(mask.sum()) <= 16.0 + 1e-5
+
+
+def test_a_budget_that_no_ones_meet_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"mask.*whole number of ones"):
+        train_end_to_end(
+            *(Masked(), GaussianNoise(1.0), fields(100), Reconstruction(), UNetDecoder(channels=2)),
+            n_steps=6,
+            constraints={"mask": [Binary(), Simplex(2.5)]},
+        )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from bitlens.design._adam import Adam
+from bitlens.design.binary import realized
 from bitlens.design.constraints import Constraint, project
 from bitlens.estimators._seeds import derived_seed
 from bitlens.validation._training import rate_at, shuffled_batches
@@ -53,10 +54,8 @@ class Design:
     def put(self, progress: float) -> None:
         """Give the parameters the values of the free numbers, as they are at this share of the steps."""
         for name, leaf in self.free.items():
-            value = leaf
             with torch.enable_grad():
-                for constraint in self.limits.get(name, ()):
-                    value = constraint.realize(value, progress)
+                value = realized(leaf, self.limits.get(name, ()), progress)
             self._realized[name] = value
             with torch.no_grad():
                 self.learned[name].copy_(value)
@@ -181,6 +180,4 @@ def train_jointly(
     design.restore(kept[1])
     design.put(1.0)
     network.eval()
-    if best >= history[0].validation_loss:
-        notes.append("no gain: no look at the training was better on the validation rows than the start")
     return history, notes

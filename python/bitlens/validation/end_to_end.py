@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from bitlens import __version__
 from bitlens.densities._samples import samples
 from bitlens.design import _parameters
+from bitlens.design.binary import check_ones
 from bitlens.design.constraints import Box, Constraint, check_constraints
 from bitlens.estimators._seeds import derived_seed, take_seed
 from bitlens.kernels import _backend
@@ -93,6 +96,7 @@ def train_end_to_end(
 
     Raises:
         TypeError, ValueError: an argument that cannot be used, named with what it needs and what came.
+        UserWarning: no look was better than the start, which then is the result (a warning; `warnings` holds it too).
 
     Reference: Sitzmann et al. 2018, doi:10.1145/3197517.3201333.
     """
@@ -128,8 +132,9 @@ def train_end_to_end(
                 return torch.cat([measured(part, source) for part in rows.split(64)])
 
         weights = torch.Generator().manual_seed(derived_seed(seed, "decoder"))
-        start = all_measured(rest, "noise of the start")
-        network = decoder.build(start, target[rest], groups=labels[rest], generator=weights)
+        # Its linear estimate sees no validation row: of those it would be too good for any later look to be better.
+        start = all_measured(rows.training, "noise of the start")
+        network = decoder.build(start, target[rows.training], groups=labels[rows.training], generator=weights)
         del start
         # A squared error is counted in variances of the target, so that the decoder's rate fits any unit.
         unit = float(target.double().var()) if target.is_floating_point() else 1.0
@@ -142,6 +147,9 @@ def train_end_to_end(
         schedule = JointSchedule(n_steps, batch_size, decoder_learning_rate)
         history, notes = train_jointly(design, network, loss, rows, schedule, seed)
         seconds, peak = time.process_time() - started, memory.bytes()
+        if not any(step.validation_loss < history[0].validation_loss for step in history[1:]):
+            notes.append(_kept_start(history, schedule))
+            warnings.warn(f"train_end_to_end: {notes[-1]}", UserWarning, stacklevel=2)
         if isinstance(network, Classifier):
             network.calibrate(all_measured(rows.validation, "calibration noise"), target[rows.validation])
         fitted = FittedDecoder(network)
@@ -168,6 +176,16 @@ def train_end_to_end(
     )
 
 
+def _kept_start(history: Sequence[JointStep], schedule: JointSchedule) -> str:
+    after = min((step.validation_loss for step in history[1:]), default=math.nan)
+    return (
+        f"no gain, the result is the start: loss on the validation rows {history[0].validation_loss:.4g} at step 0, at "
+        f"best {after:.4g} in {schedule.n_steps} steps after it. Lower decoder_learning_rate "
+        f"({schedule.learning_rate:g}) if that loss rises from the first look on, change learning_rate, take more "
+        "n_steps, a larger batch_size or more scenes"
+    )
+
+
 def _limits(
     encoder: Callable[[Tensor], Tensor],
     noise: NoiseModel,
@@ -178,4 +196,6 @@ def _limits(
     _parameters.check_names("constraints", limits, learned)
     for name, (lower, upper) in _parameters.domains(encoder, noise, learned).items():
         limits[name] = (*limits.get(name, ()), Box(lower, upper))
+    for name, several in limits.items():
+        check_ones(name, learned[name], several)
     return limits
