@@ -1,5 +1,6 @@
 // A block for every line of running sums, then one for every view or line of pixels, whose threads walk the lookups of
-// neighbouring places, so that reads of a table lie side by side. All in double; sums in a fixed order.
+// neighbouring places, so that reads of a table lie side by side. All in double; sums in a fixed order. The work space
+// is that of the whole batch: 16 bytes a pixel and a little more.
 #include <stdexcept>
 #include <string>
 
@@ -169,6 +170,7 @@ __global__ void __launch_bounds__(kBlock) backproject_lines(Arguments<T> argumen
 
 template <class T>
 void launch(void (*kernel)(Arguments<T>), std::int64_t blocks, const Arguments<T>& arguments, std::uintptr_t stream) {
+  if (blocks == 0) return;
   const unsigned grid = static_cast<unsigned>(blocks < (1 << 30) ? blocks : (1 << 30));
   BITLENS_LAUNCH(kernel, dim3(grid), dim3(kBlock), kBlock * sizeof(double), reinterpret_cast<cudaStream_t>(stream),
                  arguments);

@@ -27,11 +27,11 @@ struct Arguments {
   Views views;
   const T* input;  // [batch, rows, columns]; of the adjoint [batch, views, bins]
   T* output;       // [batch, views, bins]; of the adjoint [batch, rows, columns]
-  double* workspace;
+  double* workspace;  // workspace_bytes of it on a GPU; on a CPU the kernel takes its own
 };
 
 namespace cpu {
-std::int64_t workspace_bytes(const Sizes& sizes, bool adjoint);
+std::int64_t workspace_bytes(const Sizes& sizes, bool adjoint);  // 0
 void project(const Arguments<float>& arguments, int threads);
 void project(const Arguments<double>& arguments, int threads);
 void backproject(const Arguments<float>& arguments, int threads);

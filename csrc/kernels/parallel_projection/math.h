@@ -11,8 +11,9 @@ namespace bitlens {
 namespace parallel_projection {
 namespace BITLENS_ISA {
 
-// A table of n pixels has the sums up to edges 0 to n, and the last one again for places that rounding puts at n.
-// The rest, which is never used, lets a whole window of entries be read from any place.
+// A table of n pixels has the sums up to edges 0 to n, and the last one again: a place beyond the end is put at n, where
+// the next entry is read too, with weight 0. The rest, which is never used, lets a whole window of entries be read from
+// any place.
 constexpr std::int64_t kSpare = 16;
 BITLENS_FUNCTION std::int64_t table_size(std::int64_t n) { return (n + 2 + kSpare + 7) / 8 * 8; }
 
@@ -20,7 +21,8 @@ struct Places {
   double start, step, limit;  // of the table: constant from there on
 };
 
-// Edges of a view's bins on a line of pixels; where the bins run against the pixels, counted from the last edge.
+// Edges of a view's bins on a line of pixels; where the bins run against the pixels, counted from the last edge, whose
+// place is good to a rounding of width x bins.
 BITLENS_FUNCTION Places edges_of_bins(const Views& views, const Sizes& sizes, int part, std::int64_t view,
                                       std::int64_t line) {
   const std::int64_t which = part * sizes.views + view;

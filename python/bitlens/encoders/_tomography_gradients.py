@@ -73,11 +73,15 @@ class _BinSums(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        # A tangent that is not there stays None: a derivative in the rays is not taken for nothing.
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs)
         ctx.save_for_forward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * (1 + len(Rays._fields))
         image, *rest = ctx.saved_tensors
         rays = Rays(*rest)
         shape = (image.shape[1], image.shape[2])
@@ -117,12 +121,15 @@ class _BinSumsAdjoint(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs[:-1])
         ctx.save_for_forward(*inputs[:-1])
         ctx.shape = inputs[-1]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * (2 + len(Rays._fields))
         bins, *rest = ctx.saved_tensors
         rays = Rays(*rest)
         forth = project(grad, rays) if ctx.needs_input_grad[0] else None

@@ -71,12 +71,12 @@ class ParallelProjection(LinearEncoder):
 
     def A(self, scene: Tensor | np.ndarray) -> Tensor:
         """Projections (batch, channel, view, bin)."""
-        scene = _planes("scene", scene, self.shape)
+        scene = _planes("scene", scene, self.shape, self.angles_rad)
         return project(scene.flatten(0, 1), self._rays()).unflatten(0, scene.shape[:2])
 
     def A_adjoint(self, measured: Tensor | np.ndarray) -> Tensor:
         """Backprojection (batch, channel, row, column): bin_mm / pixel_mm^2 of it averages the views over a pixel."""
-        measured = _planes("measured", measured, (len(self.angles_rad), self.bins))
+        measured = _planes("measured", measured, (len(self.angles_rad), self.bins), self.angles_rad)
         return backproject(measured.flatten(0, 1), self._rays(), self.shape).unflatten(0, measured.shape[:2])
 
     def extra_repr(self) -> str:
@@ -179,14 +179,14 @@ class FanProjection(LinearEncoder):
 
     def A(self, scene: Tensor | np.ndarray) -> Tensor:
         """Projections (batch, channel, view, bin)."""
-        scene = _planes("scene", scene, self.shape)
+        scene = _planes("scene", scene, self.shape, self.angles_rad)
         rays, scale = self._rays_and_scale()
         views = scale * project(scene.double().flatten(0, 1), rays)
         return views.to(scene.dtype).unflatten(0, scene.shape[:2])
 
     def A_adjoint(self, measured: Tensor | np.ndarray) -> Tensor:
         """Backprojection (batch, channel, row, column)."""
-        measured = _planes("measured", measured, (len(self.angles_rad), self.bins))
+        measured = _planes("measured", measured, (len(self.angles_rad), self.bins), self.angles_rad)
         rays, scale = self._rays_and_scale()
         image = backproject(scale * measured.double().flatten(0, 1), rays, self.shape)
         return image.to(measured.dtype).unflatten(0, measured.shape[:2])
@@ -241,7 +241,7 @@ def filtered_back_projection(
 
     Reference: Kak and Slaney, Principles of Computerized Tomographic Imaging, 1988, eqs. 3.61 and 3.67.
     """
-    sinogram = _planes("sinogram", sinogram, (len(encoder.angles_rad), encoder.bins))
+    sinogram = _planes("sinogram", sinogram, (len(encoder.angles_rad), encoder.bins), encoder.angles_rad)
     if window not in get_args(Window):
         raise ValueError(f"window: need one of {get_args(Window)}, got {window!r}")
     bins, width = encoder.bins, encoder.bin_mm
@@ -265,9 +265,13 @@ def filtered_back_projection(
 # ---- what both beams share ----
 
 
-def _planes(name: str, value: Tensor | np.ndarray, last: tuple[int, int]) -> Tensor:
+def _planes(name: str, value: Tensor | np.ndarray, last: tuple[int, int], angles_rad: Tensor) -> Tensor:
     axes = "row, column" if name == "scene" else "view, bin"
     tensor = as_real(name, value)
+    if tensor.device != angles_rad.device:
+        if isinstance(value, Tensor):
+            raise ValueError(f"{name}: need the device of angles_rad, {angles_rad.device}, got {tensor.device}")
+        tensor = tensor.to(angles_rad.device)
     if tensor.ndim != 4 or tuple(tensor.shape[-2:]) != last:
         raise ValueError(f"{name}: need shape (batch, channel, {axes}) with {last} last, got {tuple(tensor.shape)}")
     return tensor

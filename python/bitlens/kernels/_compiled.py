@@ -565,7 +565,10 @@ def _pairwise_workspace(
 def parallel_projection(
     backend: str, adjoint: bool, first: Tensor, views: Sequence[Tensor], output: Tensor, threads: int
 ) -> None:
-    """Fill contiguous `output` with the bins of an image, or with the image that bins give back."""
+    """Fill contiguous `output` with the bins (batch, view, bin) of an image (batch, row, column), or the other way.
+
+    `views` are the five tensors of `parallel_projection.reference.Views` on the same device, numbers in float64.
+    """
     if not output.numel():
         return
     first, views = first.contiguous(), [value.contiguous() for value in views]
