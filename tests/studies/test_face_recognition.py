@@ -11,6 +11,10 @@ from types import ModuleType
 import pytest
 import torch
 
+from bitlens import estimate_task_information
+from bitlens.design.objectives import Batch
+from bitlens.noise import PoissonGaussianNoise
+
 STUDIES = Path(__file__).parents[2] / "benchmarks" / "studies"
 
 
@@ -53,6 +57,51 @@ def test_resolution_of_a_sharp_camera_is_that_of_its_pixel(study: ModuleType) ->
     assert figures["pixels across"](systems["2.2 um"]) == 16
 
 
+def test_identity_objective_is_that_of_gaussian_people(study: ModuleType) -> None:
+    """People of variance b, photographs of each of variance w, noise n: log2(1 + b / (w + n)) / 2 bits a pixel."""
+    identity = importlib.import_module("_face_identity")
+    draws = torch.Generator().manual_seed(0)
+    labels = torch.arange(400).repeat_interleave(10)
+    people = 30 * torch.randn(400, 4, generator=draws, dtype=torch.float64)
+    inside = 10 * torch.randn(4000, 4, generator=draws, dtype=torch.float64)
+    mean = (1000 + people[labels] + inside).reshape(-1, 1, 2, 2)
+    noise = PoissonGaussianNoise(read_std=20.0)
+
+    def bits(mean: torch.Tensor) -> float:
+        batch = Batch(identity.named(mean, labels), mean, noise, torch.Generator(), lambda n: (mean, mean))
+        return float(identity.IdentityObjective().nats(batch)) / math.log(2)
+
+    assert bits(mean) == pytest.approx(4 * 0.5 * math.log2(1 + 900 / (100 + 1000 + 400)), rel=0.06)
+    # Without people nothing is left but chance.
+    assert bits((1000 + inside).reshape(-1, 1, 2, 2)) < 0.02
+    assert identity.Named(torch.nn.Identity())(identity.named(mean, labels)).equal(mean)
+
+
+def test_identity_information_is_that_of_the_public_estimate(study: ModuleType) -> None:
+    found = study.faces(None, 2, 16, photographs=slice(60, 140))
+    systems = {
+        name: study.at_equal_light(study.Design(8, defocus_waves=w), found.scenes) for name, w in (("a", 0), ("b", 2))
+    }
+    bits = study.identity_bits(systems, found, "logistic")
+    measured = systems["b"].noise.sample(study.mean_of(systems["b"]), torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(2)
+    public = estimate_task_information(
+        measured, found.labels, method="logistic", groups=found.groups, generator=generator
+    )
+    assert bits.bits["b"] == pytest.approx(public.bits, abs=1e-9)
+    assert bits.stderr_bits["b"] == pytest.approx(public.stderr_bits)
+    assert bits.gain_stderr_bits["a"] == 0.0
+
+
+def test_told_error_is_that_of_the_best_linear_estimate(study: ModuleType) -> None:
+    """One pixel of variance v behind noise of variance n, each of n the mean: v n / (v + n)."""
+    told_error = importlib.import_module("_face_image").told_error
+    scene = torch.randn(8000, 1, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise = PoissonGaussianNoise(read_std=20.0)
+    error = told_error(1000 + 30 * scene, noise, scene, torch.arange(8000))
+    assert error == pytest.approx(1400 / (900 + 1400), rel=0.06)
+
+
 def test_quick_form(study: ModuleType, tmp_path: Path) -> None:
     identity, image, comparison = study.run(tmp_path, data=tmp_path / "none", quick=True)
     for found in (identity, image):
@@ -64,6 +113,9 @@ def test_quick_form(study: ModuleType, tmp_path: Path) -> None:
     assert min(bits, key=bits.__getitem__) == "17.6 um"
     assert psnr["2.2 um"] > psnr["17.6 um"]
     assert comparison.gain_bits > 0
+    halves = json.loads((tmp_path / "face_recognition_by_identity.json").read_text())["by identity"]
+    assert 0.05 < halves["aperture_radius"]["designed by identity"] <= 1
+    assert set(halves["bits"]) == {"start", "designed by information", "designed by identity"}
     table = json.loads((tmp_path / "face_recognition.json").read_text())["spearman"]
     assert {"bits", "identity bits"} < set(table)
     for name in ("face_recognition.txt", "face_recognition_identity.png", "face_recognition_image.png"):
