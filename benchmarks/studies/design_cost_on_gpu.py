@@ -12,6 +12,10 @@ Training end to end is tried with three rates of the decoder; the best by its ow
 Sizes are those of ordinary training, laid down before any result: a single-pixel camera of 64^2 pixels, a microscope's
 pupil and a coded-aperture spectral imager, with U-Nets of 32 channels. A step of the design takes 256 scenes, of the
 single-pixel camera all: with all of its 1000 in one step the pupil's design took 388 MiB, training end to end 454.
+
+What was found on an H200: designing takes a quarter to a half of the time, at a better score in all three. It takes a
+quarter of the memory where few numbers are measured, and more than training where there are thousands: what a closed
+form needs grows with the square of the measured values, what a network needs with its channels and the batch.
 """
 
 from __future__ import annotations

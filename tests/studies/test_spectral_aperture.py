@@ -91,3 +91,9 @@ def test_quick_form_writes_what_it_found(study: ModuleType, tmp_path: Path) -> N
     assert bits["half field"] < bits["random, 1 px"]
     assert set(comparison.scores["psnr"]) == {"start", "designed by information", "trained end to end"}
     assert comparison.saved_memory is not None
+    for design, system in comparison.systems.items():
+        mask = system.encoder.linear.mask.detach()
+        assert set(mask.unique().tolist()) == {0.0, 1.0}, design
+        assert float(mask.mean()) == 0.5, design
+    for name in ("spectral_aperture_end_to_end.txt", "spectral_aperture_apertures.png"):
+        assert (tmp_path / name).stat().st_size > 0

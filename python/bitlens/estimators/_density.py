@@ -10,7 +10,9 @@ from torch import Tensor
 
 from bitlens.densities import (
     Density,
+    GaussianCopulaDensity,
     GaussianDensity,
+    GaussianMixtureDensity,
     ScaleMixtureDensity,
     ShiftMixtureDensity,
     StationaryGaussianDensity,
@@ -100,6 +102,8 @@ def cross_fit(
             refits.append(Refit(change, groups.labels[reported], int(training.sum()), fewer.n_images))
         if fold == 0 and not gaussian:
             typical = _typical(density, log_prob[reported])
+        if fold == 0 and isinstance(density, GaussianCopulaDensity):
+            typical = typical and _alike(density, images[training], images[reported])
         if isinstance(density, ScaleMixtureDensity | ShiftMixtureDensity):
             conditional[reported] = density.conditional_entropy(images[reported])
         excess[reported] = density.held_out_bias_nats
@@ -142,6 +146,20 @@ def _typical(density: Density, log_prob: Tensor) -> bool:
     limit = max(_TYPICAL_NATS, _TYPICAL_NATS_PER_PIXEL * draws[0].numel(), _TYPICAL_SIGMAS * stderr)
     bias = density.held_out_bias_nats if math.isfinite(density.held_out_bias_nats) else 0.0
     return abs(float(drawn.mean() - log_prob.mean()) - bias) <= limit
+
+
+def _alike(density: Density, training: Tensor, reported: Tensor) -> bool:
+    """Whether a mixture takes images drawn from `density` for as likely as these, by ranks.
+
+    The log densities of a copula are those of its draws whatever the images, whose marginals and correlations it has.
+    Reference: Mann and Whitney 1947, doi:10.1214/aoms/1177730491.
+    """
+    mixture = GaussianMixtureDensity().fit(training)
+    draws = density.sample(_TYPICAL_DRAWS, torch.Generator().manual_seed(0)).to(reported)
+    drawn, given = mixture.log_prob(draws), mixture.log_prob(reported)
+    share = float((drawn[:, None] < given).double().mean())
+    stderr = math.sqrt((len(drawn) + len(given) + 1) / (12 * len(drawn) * len(given)))
+    return abs(share - 0.5) <= _TYPICAL_SIGMAS * stderr
 
 
 def _at_infinity(

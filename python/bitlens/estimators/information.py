@@ -32,8 +32,8 @@ def estimate_information(
         measured: images (n, ...), n >= 10, in the noise model's unit of measurement.
         mean: noiseless images like `measured`, independent draws of the scene; adds the known-channel bounds.
         method: "auto", the best on validation rows; one density alone: "gaussian", "stationary_gaussian",
-            "gaussian_mixture", "independent_pixels", "scale_mixture", "shift_mixture", "scene_mixture", which "auto"
-            tries, and "factor_mixture", "gaussian_copula", "flow", "autoregressive" (a network, a minute);
+            "gaussian_mixture", "gaussian_copula", "independent_pixels", "scale_mixture", "shift_mixture",
+            "scene_mixture", which "auto" tries, and "factor_mixture", "flow", "autoregressive" (a network, a minute);
             "known_channel": scores alone.
         groups: one label per image (its source), whole in splits, errors and leave-one-out marginals.
         repeats: exposures of one still scene (n_repeats, ...), or of several (n_scenes, n_repeats, ...), to check

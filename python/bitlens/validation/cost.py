@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import importlib
 import multiprocessing
 import pickle
 import re
@@ -131,12 +132,15 @@ def _run(payload: Any, n_threads: int, sender: Connection) -> None:
 
 
 def _warm_up() -> None:
-    """The libraries' own buffers and threads, which the first product and the first backward pass make."""
+    """The libraries' own buffers, threads and late imports, which the first product and backward pass make."""
     weight = torch.ones(8, 8, requires_grad=True)
     (weight @ weight).sum().backward()
     image = torch.ones(1, 1, 8, 8, requires_grad=True)
     torch.nn.functional.conv2d(image, torch.ones(1, 1, 3, 3)).sum().backward()
     torch.fft.rfft2(torch.ones(8, 8))
+    # Imported by the first optimiser and by the first broadcast of shapes: some 25 to 60 MiB.
+    importlib.import_module("torch._dynamo")
+    torch.broadcast_shapes((1,), (1,))
 
 
 def _status_bytes(name: str) -> int | None:

@@ -91,7 +91,7 @@ class Classification:
         codes = _codes(self.labels)
         if len(codes) != len(scenes):
             raise ValueError(f"labels: need one per scene, {len(scenes)}, got {len(codes)}")
-        return codes
+        return codes.to(scenes.device)
 
     def score(self, estimate: Tensor, target: Tensor, *, data_range: float) -> dict[str, float]:
         """Accuracy and cross-entropy of log-probabilities (n, class); `data_range` plays no part."""
