@@ -14,6 +14,7 @@ import math
 import statistics
 from collections.abc import Callable
 
+import scipy.fft
 import torch
 from infonce import SCALE, eager, ours
 from pair_ratios import pair_ratio
@@ -68,9 +69,9 @@ def compare(title: str, peer: Loss, own: Loss, inputs: list[Tensor], repeats: in
 def fft_convolve(image: Tensor, psf: Tensor) -> Tensor:
     """Zero-padded convolution, same size, by torch.fft with fast lengths."""
     rows, columns = (image.shape[axis] + psf.shape[axis] - 1 for axis in (-2, -1))
-    size = [2 ** math.ceil(math.log2(length)) for length in (rows, columns)]
+    size = [scipy.fft.next_fast_len(length, real=True) for length in (rows, columns)]
     product = torch.fft.rfft2(image, s=size) * torch.fft.rfft2(psf, s=size)
-    top, left = (psf.shape[-2] - 1) // 2, (psf.shape[-1] - 1) // 2
+    top, left = psf.shape[-2] // 2, psf.shape[-1] // 2
     full = torch.fft.irfft2(product, s=size)
     return full[..., top : top + image.shape[-2], left : left + image.shape[-1]]
 
@@ -109,6 +110,7 @@ def main() -> None:
 
     for batch, size, psf in ((256, 64, 64), (64, 128, 128), (16, 256, 256), (4, 512, 512), (64, 128, 11)):
         inputs = [random(batch, size, size), random(psf, psf)]
+        torch.testing.assert_close(fft_convolve(*inputs), ops.psf_convolve(*inputs), rtol=1e-3, atol=1e-2)
         compare(f"convolution, {batch} x {size}^2, PSF {psf}^2, forward", fft_convolve, ops.psf_convolve, inputs,
                 repeats, backward=False)  # fmt: skip
         compare(f"convolution, {batch} x {size}^2, PSF {psf}^2", fft_convolve, ops.psf_convolve, inputs, repeats)

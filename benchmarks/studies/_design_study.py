@@ -129,9 +129,9 @@ def compare_designs(
 ) -> tuple[Comparison, Study]:
     """Design on `design_scenes`, then judge start and designs on `start.scenes` with `task`, a new decoder for each.
 
-    Writes `name`_design.png and `name`_designs.{txt,png,json} into `out`. With a `design_task`, the task on the scenes
-    designed on, a third design is trained end to end with the same kind of decoder; what each design costs is measured
-    in processes of their own, one after the other.
+    Writes `name`_design.png, `name`_comparison.{txt,json} and `name`_designs.{txt,png,json} into `out`. With a
+    `design_task`, the task on the scenes designed on, a third design is trained end to end with the same kind of
+    decoder; what each design costs is measured in processes of their own, one after the other.
     """
     if quick:
         settings = _shorter(settings)

@@ -6,12 +6,14 @@ Each system is designed by information and trained end to end from the same star
 of the same kind and the same number of steps is trained on each of the start and the two designs, and scored on scenes
 that nothing has seen. Seconds are of the wall with the GPU idle before and after; peak memory is torch's, above what
 encoder and scenes take. The decoder that an information design needs in the end is counted apart: training it takes the
-memory of training end to end, but only once for the design that is built and not for each that is tried.
+memory of training end to end, but only once for the design that is built and not for each that is tried. Its row holds
+the estimate of the bits too.
 
 Training end to end is tried with three rates of the decoder; the best by its own test counts, and what it alone cost.
-Sizes are those of ordinary training, laid down before any result: a single-pixel camera of 64^2 pixels, a microscope's
+Sizes of systems and networks were laid down before any result: a single-pixel camera of 64^2 pixels, a microscope's
 pupil and a coded-aperture spectral imager, with U-Nets of 32 channels. A step of the design takes 256 scenes, of the
-single-pixel camera all: with all of its 1000 in one step the pupil's design took 388 MiB, training end to end 454.
+single-pixel camera 512. With 512 in a step the pupil's design took 388 MiB and training end to end 454, which is why it
+takes 256.
 
 What was found on an H200: designing takes a quarter to a half of the time, at a better score in all three. It takes a
 quarter of the memory where few numbers are measured, and more than training where there are thousands: what a closed

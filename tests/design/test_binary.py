@@ -131,3 +131,14 @@ def test_hard_is_where_annealing_ends() -> None:
     assert is_hard(clear, limits, 0.9)
     assert not is_hard(torch.tensor([0.5, 1.0], dtype=torch.float64), limits, 0.99)
     assert is_hard(torch.tensor([0.5, 1.0], dtype=torch.float64), (Binary(),), 0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("share", [0.25, 0.75])
+def test_zeros_and_ones_are_exact_in_either_precision(share: float, dtype: torch.dtype) -> None:
+    free = torch.rand(20, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    mask = realized(free, [Binary(share=share)], 0.5)
+    assert set(mask.flatten().tolist()) == {0.0, 1.0}
+    assert int(mask.sum()) == round(share * 400)
+    stuck = realized(torch.ones(6, 6, dtype=dtype), [Binary("annealing", share=share)], 0.9)
+    assert bool(stuck.isfinite().all())

@@ -47,7 +47,9 @@ def test_a_copula_is_not_tried_where_it_cannot_help() -> None:
     bright = PoissonNoise().sample(torch.full((1000, SIDE, SIDE), 300.0), generator(4))
     assert "gaussian_copula" not in tried(bright)
     skew = (SIGMA * normal_images(1000, 0)).exp()
-    # Fewer images than the mixtures need, or than pixels; a pixel that never changes.
+    framed = torch.nn.functional.pad(5.0 + normal_images(1000, 3), (4, 4, 4, 4))
+    assert "gaussian_copula" not in tried(framed)
+    # Fewer images than the mixtures need, or than pixels.
     assert "gaussian_copula" not in tried(skew[:390])
     assert "gaussian_copula" not in tried(skew.repeat(1, 8, 8), n_training=1000)
     assert set(candidates("gaussian_copula", skew, GaussianNoise(0.01), 1000)) == {"gaussian_copula"}

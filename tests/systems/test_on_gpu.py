@@ -97,7 +97,7 @@ def test_networks_fit_and_draw(name: str) -> None:
     assert bool(fitted.sample(3, generator=torch.Generator().manual_seed(0)).isfinite().all())
 
 
-def test_one_seed_draws_one_sample_everywhere() -> None:
+def test_one_generator_of_the_cpu_draws_one_sample_everywhere() -> None:
     mean, _, noise = _measured()
     here, there = (noise.sample(m, generator=torch.Generator().manual_seed(2)) for m in (mean, mean.cuda()))
     assert there.is_cuda
@@ -110,7 +110,7 @@ def test_mutual_information_and_the_task() -> None:
     seen = scene + 0.5 * torch.randn(600, 3, generator=generator)
     label = (scene[:, 0] > 0).long()
     found = bitlens.estimate_mutual_information(scene.cuda(), seen.cuda(), generator=generator)
-    assert 0 < found.bits < 6
+    assert 2.0 < found.bits < 4.0  # 1.5 log2 5 = 3.48
     task = bitlens.estimate_task_information(seen.cuda(), label.cuda(), generator=generator)
     assert 0.2 < task.bits <= 1.0
 

@@ -48,7 +48,7 @@ class Climb(ABC):
     """The free numbers behind the parameters of one start, and the history of its steps.
 
     Raises:
-        ValueError: a parameter that the measurements do not depend on.
+        ValueError: the measurements depend on none of the parameters.
     """
 
     def __init__(self, problem: Problem, objective: Objective, start: int, free: Mapping[str, Tensor]) -> None:
@@ -101,6 +101,12 @@ class Climb(ABC):
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what `state` gave."""
+        # Generators, and what a line search holds, are on the CPU; all else is where the scenes are.
+        on_cpu, device = ("batches", "draws", "history", "chosen", "n_in_round"), self.problem.scenes.device
+        state = {
+            name: value if name in on_cpu or name.startswith("point.") else value.to(device)
+            for name, value in state.items()
+        }
         rows = enumerate(state["history"].tolist())
         self.history = [DesignStep(i, bits, each, norm, rate, self.start) for i, (bits, each, norm, rate) in rows]
         self._load_moving(state)

@@ -62,7 +62,13 @@ class HeldOut:
         return self.floor(found, mean, noise) if loose else found
 
     @torch.no_grad()
-    def floor(self, judged: Judged, mean: Tensor, noise: NoiseModel) -> Judged:
+    def floor(
+        self,
+        judged: Judged,
+        mean: Tensor,
+        noise: NoiseModel,
+        why: str = "the upper bound that they give on their own is too loose to use",
+    ) -> Judged:
         """`judged` with the known-channel lower bound, which never passes log2 of the number of scenes, as its bits."""
         with _backend.reproducible():
             measured = _measured(mean, noise, self.seed)
@@ -77,8 +83,8 @@ class HeldOut:
         bits, ceiling = float(lower.terms.rows.mean()) * _TO_BITS, lower.ceiling * _TO_BITS
         half = float(stats.t.ppf(0.975, judged.groups.count - 1)) * stderr
         note = (
-            f"the bits are a floor: {judged.groups.count} independent scenes show at most {ceiling:.2f} bits, and the "
-            "upper bound that they give on their own is too loose to use; judge with more scenes, or a density's name"
+            f"the bits are a floor: {judged.groups.count} independent scenes show at most {ceiling:.2f} bits, and "
+            f"{why}; judge with more scenes, or a density's name"
         )
         floor = dataclasses.replace(
             estimate,
@@ -116,7 +122,8 @@ def of_one_kind(held_out: HeldOut, before: End, after: End) -> tuple[Judged, Jud
         return before.judged, after.judged, []
     for place, end in enumerate((before, after)):
         if end.judged.estimate.bound != "lower":
-            ends[place] = held_out.floor(end.judged, end.mean, end.noise)
+            why = "the other design has no more than a floor to compare with"
+            ends[place] = held_out.floor(end.judged, end.mean, end.noise, why)
     first, second = (end.estimate for end in ends)
     ceiling = second.ceiling_bits
     notes = []
@@ -128,9 +135,9 @@ def of_one_kind(held_out: HeldOut, before: End, after: End) -> tuple[Judged, Jud
     return ends[0], ends[1], notes
 
 
-def few_scenes_notes(mean: Tensor) -> list[str]:
-    """That fewer scenes judge than a measurement has values."""
-    if len(mean) >= mean[0].numel():
+def few_scenes_notes(mean: Tensor, method: str) -> list[str]:
+    """That fewer scenes judge than a measurement has values, where densities are fitted to them."""
+    if method == "known_channel" or len(mean) >= mean[0].numel():
         return []
     return [
         f"before and after are judged on {len(mean)} scenes of {mean[0].numel()} measured values: densities "

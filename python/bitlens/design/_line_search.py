@@ -67,7 +67,8 @@ def next_point(function: Function, point: Point, box: Box) -> tuple[Point, str]:
     held = ((x <= box.lower) & (gradient > 0)) | ((x >= box.upper) & (gradient < 0))
     direction = _direction(point, held)
     steepest = torch.where(held, 0.0, -gradient)
-    for trial_direction, known in ((direction, len(point.steps) > 0), (steepest, False)):
+    tries = [(direction, True)] if len(point.steps) else []
+    for trial_direction, known in (*tries, (steepest, False)):
         length = 1.0 if known else min(1.0, 1.0 / float(torch.linalg.vector_norm(trial_direction)))
         found = _search(function, point, trial_direction, length, box)
         if found is not None:

@@ -22,11 +22,12 @@ _SLACK = 1e-9
 class Binary(Constraint):
     """Zeros and ones, made from free numbers in [0, 1] that are climbed in their place.
 
-    "straight_through": ones where the free number is above 1/2, with the gradient of the identity. "annealing": a
-    smooth step that grows steeper, from nearly the identity to a hard one at the end: for masks whose closed pixels
-    have no gradient. With `share`, ones are that share of all values, those of the largest free numbers. Other
-    constraints of the parameter act on the free numbers, and the ones meet them too: no more than a `Total` or
-    `Energy` allows and as many as a `Simplex` asks, in the blocks of a `MinimumFeature`, in the order of a `Monotone`.
+    "straight_through": ones where the free number is above 1/2, under a budget alone as many as the free numbers sum
+    to, the largest first; with the gradient of the identity. "annealing": a smooth step that grows steeper, from nearly
+    the identity to a hard one at the end: for masks whose closed pixels have no gradient. With `share`, ones are that
+    share of all values, those of the largest free numbers. Other constraints of the parameter act on the free numbers,
+    and the ones meet them too: no more than a `Total` or `Energy` allows and as many as a `Simplex` asks, in the blocks
+    of a `MinimumFeature`, in the order of a `Monotone`.
 
     Raises:
         ValueError: an unknown method, or a share that is not within (0, 1).
@@ -59,7 +60,7 @@ class Binary(Constraint):
         ones = _ones(free.detach(), rules, fill=self.method == "straight_through")
         if rules.number is not None:
             free = free - free.mean()  # along the number of ones, which does not change
-        return free + (ones.to(free) - free).detach()
+        return ones.to(free) + (free - free.detach())  # zeros and ones without rounding
 
 
 def realized(free: Tensor, limits: Sequence[Constraint], progress: float) -> Tensor:
@@ -106,7 +107,7 @@ def check_ones(name: str, value: Tensor, limits: Sequence[Constraint]) -> None:
 def share_notes(name: str, value: Tensor, limits: Sequence[Constraint]) -> list[str]:
     """Says so where whole blocks cannot hold the share of ones that was asked for."""
     wanted = [limit.share for limit in limits if isinstance(limit, Binary) and limit.share is not None]
-    found = int(value.detach().sum())
+    found = round(float(value.detach().sum()))
     return [
         f"{name}: {found} of {value.numel()} values are ones, not a share of {share:g}: features of their least size "
         "allow no other number closer to it"
@@ -176,7 +177,7 @@ def _soft(free: Tensor, progress: float, rules: _Rules) -> Tensor:
     # The mean stays: the middle moves by the mean of the moves, weighted by the slopes.
     values = 0.5 * (1 + torch.tanh(steepness * (fixed - middle)) / edge)
     slope = torch.where((values > 0) & (values < 1), 1 / torch.cosh(steepness * (fixed - middle)).square(), 0.0)
-    weight = slope / slope.sum().clamp_min(1e-300)
+    weight = slope / slope.sum().clamp_min(torch.finfo(slope.dtype).tiny)
     return step(free, 0.5 * (low + high) + (weight * (free - fixed)).sum())
 
 

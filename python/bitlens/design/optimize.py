@@ -144,7 +144,7 @@ def optimize_design(
         means, first_noise = held_out.means(encoder), copy.deepcopy(noise)
         before = held_out.judge(means, noise)
         estimate = before.estimate
-        warnings += few_scenes_notes(means)
+        warnings += few_scenes_notes(means, judge_method)
         chosen = choose_objective(
             objective,
             noise,

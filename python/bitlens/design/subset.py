@@ -146,6 +146,9 @@ def choose_subset(
             seed, known = saved.seed, dict(saved.values)
     values = _Values(make, given, climbed, seed)
     values.known |= known
+    held_out = None if judges is None else HeldOut(judges, judge_groups, seed, judge_method)
+    # Before the search, so that scenes or a method that cannot be judged by are refused first.
+    first = None if held_out is None else _end(held_out, *_system(make, compared))
     history: list[SubsetStep] = []
     chosen: Subset = kept
     warnings: list[str] = []
@@ -186,10 +189,9 @@ def choose_subset(
         progress.close()
         keep()
     judged: tuple[Judged, Judged] | None = None
-    if judges is not None and len(chosen) == size:
-        held_out = HeldOut(judges, judge_groups, seed, judge_method)
-        first, second = (_end(held_out, *_system(make, subset)) for subset in (compared, chosen))
-        warnings += few_scenes_notes(second.mean)
+    if held_out is not None and first is not None and len(chosen) == size:
+        second = _end(held_out, *_system(make, chosen))
+        warnings += few_scenes_notes(second.mean, judge_method)
         before, after, untold = of_one_kind(held_out, first, second)
         judged, warnings = (before, after), warnings + untold
     return SubsetResult(

@@ -121,6 +121,7 @@ def _marginals_promise(measured: Tensor) -> bool:
     Reference: Comon 1994, doi:10.1016/0165-1684(94)90029-9 (negentropy).
     """
     pixels = measured.flatten(1).to(torch.float64)
+    pixels = pixels[:, pixels.amax(0) > pixels.amin(0)]  # one that never changes has no law to be found
     centred = pixels - pixels.mean(0)
     scaled = centred / centred.square().mean(0).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
     power = scaled.square()

@@ -1,4 +1,4 @@
-"""Random numbers on the generator's device, for means on any: one seed then gives one sample everywhere."""
+"""Random numbers on the generator's device: one of the CPU gives one sample wherever the mean is."""
 
 from __future__ import annotations
 

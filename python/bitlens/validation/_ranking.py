@@ -48,7 +48,6 @@ def interval_over_seeds(
     low, high = min(low, 2 * centre - high), max(high, 2 * centre - low)
     ends = [np.sign(end) if abs(end) >= largest - 1e-9 else np.tanh(end) for end in (low, high)]
     miss = 0.5 - share / 2
-    miss = 0.5 - share / 2
     degrees = n_designs - 1, (n_designs - 1) * (n_seeds - 1)
     furthest = degrees[0] * float(stats.f.ppf(1 - miss, *degrees))
     if _may_be_perfect(means, noise, found, furthest, miss):
