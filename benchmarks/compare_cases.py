@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -121,6 +122,14 @@ def _joint_critic(rows: int, hidden: int, second: int, dtype: torch.dtype) -> tu
     return two_layers, operands
 
 
+def _projection(side: int, views: int, dtype: torch.dtype) -> tuple[Function, list[Tensor]]:
+    # Not of `ops`: imported where it is used, for packages without it.
+    from bitlens.encoders.tomography import ParallelProjection
+
+    encoder = ParallelProjection(torch.arange(views) * math.pi / views, (side, side), bins=side)
+    return encoder.A, [torch.rand(1, 1, side, side, dtype=dtype)]
+
+
 _SINGLE, _DOUBLE, _BOTH = (torch.float32,), (torch.float64,), (torch.float32, torch.float64)
 _SIZES: tuple[tuple[str, str, Make, tuple[torch.dtype, ...]], ...] = (
     ("poisson_gaussian_log_prob", "500000 pixels", functools.partial(_log_prob, 500_000), _SINGLE),
@@ -143,6 +152,8 @@ _SIZES: tuple[tuple[str, str, Make, tuple[torch.dtype, ...]], ...] = (
     ("pairwise_map_sums", "clipped 512 rows, 512 features", functools.partial(_map_sums, 512, 512, "clipped"), _SINGLE),
     ("joint_critic_scores", "1024 rows, 64 hidden", functools.partial(_joint_critic, 1024, 64, 0), _BOTH),
     ("joint_critic_scores", "256 rows, 64 and 64 hidden", functools.partial(_joint_critic, 256, 64, 64), _SINGLE),
+    ("parallel_projection", "180 angles x 256^2", functools.partial(_projection, 256, 180), _BOTH),
+    ("parallel_projection", "60 angles x 128^2", functools.partial(_projection, 128, 60), _SINGLE),
 )
 
 CASES = tuple(

@@ -77,6 +77,12 @@ class Comparison:
         """The same of its CPU time."""
         return self._saved("cpu_seconds")
 
+    def to_dict(self) -> dict[str, Any]:
+        """All but the systems, as JSON takes it."""
+        values = asdict(replace(self, systems={}))
+        del values["systems"]
+        return values
+
     def _saved(self, what: str) -> float | None:
         if TRAINED not in self.cost:
             return None
@@ -188,9 +194,7 @@ def compare_designs(
     replace_file(out / f"{name}_design.png", report.to_png(plots.design_overview(designed)))
     text = summary(name, comparison)
     print(text)
-    values = asdict(replace(comparison, systems={}))
-    del values["systems"]
-    values |= {"saved_memory": comparison.saved_memory, "saved_time": comparison.saved_time}
+    values = comparison.to_dict() | {"saved_memory": comparison.saved_memory, "saved_time": comparison.saved_time}
     replace_file(out / f"{name}_comparison.json", json.dumps(values, indent=2, allow_nan=False).encode())
     replace_file(out / f"{name}_comparison.txt", text.encode())
     return comparison, study

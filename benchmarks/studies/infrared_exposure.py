@@ -23,7 +23,6 @@ import argparse
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -379,7 +378,7 @@ def run(out: Path, data: Path, *, quick: bool, seeds: int) -> dict[str, Any]:
         }
         if name == LISTS[0]:
             show(scenes, systems, (*list(designs)[1:6:2], "pixel 30 um, 0.3 ms"), out)
-    found["design"] = asdict(design(scenes, out, quick=quick, seeds=seeds))
+    found["design"] = design(scenes, out, quick=quick, seeds=seeds).to_dict()
     replace_file(out / "infrared_exposure.json", json.dumps(found, indent=2).encode())
     return found
 

@@ -331,7 +331,7 @@ def run(out: Path, data: Path, *, quick: bool, seeds: int) -> dict[str, Any]:
         replace_file(out / f"{name}_pair.txt", text.encode())
 
     comparison, gains = design(every, out, sizes, quick=quick, seeds=seeds)
-    found["design"] = asdict(replace(comparison, systems={})) | {
+    found["design"] = comparison.to_dict() | {
         "gains": {name: gain._asdict() | {"sigmas": gain.sigmas} for name, gain in gains.items()},
         "score_gain": comparison.score_gain,
         "designed": DESIGNED,

@@ -263,3 +263,22 @@ def pairwise_map_sums_backward_double(
     workspace: int,
     threads: int,
 ) -> None: ...
+def parallel_projection_workspace_bytes(adjoint: bool, sizes: Sequence[int]) -> int: ...
+def parallel_projection_float(
+    adjoint: bool,
+    sizes: Sequence[int],
+    views: Sequence[int],
+    input: int,
+    output: int,
+    workspace: int,
+    threads: int,
+) -> None: ...
+def parallel_projection_double(
+    adjoint: bool,
+    sizes: Sequence[int],
+    views: Sequence[int],
+    input: int,
+    output: int,
+    workspace: int,
+    threads: int,
+) -> None: ...
