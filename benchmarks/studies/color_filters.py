@@ -30,12 +30,11 @@ loses bits at larger ones. Its slope at the start is the same (cosine 0.9); late
 a loose bound for the design of now, and the steps climb the looseness: to 145 bits by the objective where a new fit
 finds 48. The lower bound of a known channel has its ceiling, log K of K scenes, far below these bits.
 
-By bits the published order holds: Bayer < random < end to end < information. By error the random array stays behind
-Bayer's, and both ways to a design are equal. From Bayer's array the error falls because the design takes more light: at
-equal light it has more bits, yet a larger error. Of 1000 patches, training end to end never leaves Bayer's array where
-its first linear estimate is fitted to the validation rows too, of which it then is too good (a loss of 0.016, of 0.023
-on rows that it has not seen); nor with a decoder's rate of 0.01. The closed form takes all patches in each step, and so
-more memory than training with 32 of them, but a third of the time.
+By bits the order of Pinkard et al. 2024 (arXiv 2405.20559) holds: Bayer < random < end to end < information. By error
+the random array stays behind Bayer's, and both ways to a design are equal. From Bayer's array the error falls because
+the design takes more light: at equal light it has more bits, yet a larger error. With a decoder's rate of 0.01 training
+end to end never leaves Bayer's array. The closed form takes all patches in each step, and so more memory than training
+with 32 of them, but a third of the time.
 
     python benchmarks/studies/color_filters.py [--quick] [--out DIR] [--seeds N] [--data DIR]
 """

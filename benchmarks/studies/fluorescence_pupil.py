@@ -32,8 +32,8 @@ specimen; it lifted the designs that pass high frequencies with little contrast.
 the grain smoothed and the U-Net trained for longer after the scores at 16 were seen.
 
 In the thick specimen bits count in which layer a nucleus lies, by how it is blurred; the image in focus does not ask
-for that. Which layer shines is one question of 1.6 bits, of which all the bits together say little. Both were found
-with the earlier form, the field open and bits of the counts. The mirror designed by information is flat.
+for that, and bits rank its designs loosely. Which layer shines is one question of 1.6 bits, of which all the bits
+together say little. The mirror designed by information takes back the aberration of the specimen.
 """
 
 from __future__ import annotations
