@@ -24,10 +24,10 @@ The gain of the designed aperture is judged by a full Gaussian on other regions,
 densities sees no gain beyond its own error on so few regions: why the two part is open.
 
 Training end to end leaves its start on the measured cubes at three of eight pairs of rates in 200 steps, best at the
-largest of both; in 400 steps its validation loss may rise from the first look
-on: the linear estimate has far more weights than there are regions. Of 2000 independent scenes of 32 pixels it leaves
-it at all rates that were tried. There both ways end within 0.2 dB of each other; design by information takes a twentieth
-of the time and a quarter of the memory, and with a decoder trained after it a quarter of the time and as much memory.
+largest of both; in 400 steps its validation loss may rise from the first look on: the linear estimate has far more
+weights than there are regions. Of 2000 independent scenes of 32 pixels it leaves it at all rates that were tried. There
+both ways end within 0.2 dB of each other; design by information takes a twentieth of the time and a quarter of the
+memory, and with a decoder trained after it a quarter of the time and as much memory.
 """
 
 from __future__ import annotations
