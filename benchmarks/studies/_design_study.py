@@ -22,6 +22,8 @@ from bitlens.validation.decoder import TrainableDecoder
 
 Task = Reconstruction | Classification
 Limits = Mapping[str, Constraint | Sequence[Constraint]]
+# Scenes of a judge that nobody reads, where only the design or its cost is wanted.
+FEW_JUDGED = 40
 START, DESIGNED, TRAINED = "start", "designed by information", "trained end to end"
 
 
@@ -221,12 +223,9 @@ def summary(name: str, comparison: Comparison) -> str:
 
 def _informed(start: ImagingSystem, scenes: Tensor, groups: Any, settings: Settings, seed: int) -> dict[str, Tensor]:
     # The judge is no part of making the design: few scenes and the simplest density, whose result nobody reads.
-    few = ImagingSystem(start.encoder, start.noise, start.scenes[:_FEW_JUDGED])
+    few = ImagingSystem(start.encoder, start.noise, start.scenes[:FEW_JUDGED])
     settings = replace(settings, judge_method="known_channel")
     return dict(by_information(start, scenes, few, None, settings, seed).parameters)
-
-
-_FEW_JUDGED = 40
 
 
 def _trained(

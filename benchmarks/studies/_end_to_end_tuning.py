@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import itertools
 import json
 import warnings
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from _design_study import DESIGNED, TRAINED, Settings, by_information
+from _design_study import DESIGNED, FEW_JUDGED, TRAINED, Settings, by_information
 from torch import Tensor
 
 from bitlens import report
@@ -23,12 +22,7 @@ from bitlens.validation import Reconstruction, measure_cost, train_end_to_end
 from bitlens.validation._joint import JointStep
 from bitlens.validation.decoder import TrainableDecoder
 
-_FEW_JUDGED, _FEW_STEPS = 40, 8
 _WITH_DECODER = "designed by information, and its decoder"
-# Loaded now, in this process and those that it starts: torch would load these at its first step of an optimiser and
-# its first broadcast, and they would count as memory of whichever design comes to it.
-importlib.import_module("torch._dynamo")
-torch.broadcast_shapes((1,), (1,))
 
 
 class Trial(NamedTuple):
@@ -107,25 +101,14 @@ def costs(
     """CPU seconds and peak bytes of both ways to a design, and of the information design with its decoder.
 
     Training end to end ends with a decoder, the other way does not: one trained on `scenes` after it is counted in the
-    third row. `measured`: what `compare_designs` found, whose seconds stand; memory is measured again over a few steps,
-    without the modules that torch loads at its first step, some 25 to 60 MiB. Writes `name`_costs.{txt,json}.
+    third row. `measured`: what `compare_designs` found. Writes `name`_costs.{txt,json}.
     """
     given = (start, scenes, task, groups, decoder)
-    few = replace(settings, n_steps=_FEW_STEPS, end_to_end_steps=_FEW_STEPS)
-    with_decoder = measure_cost(functools.partial(_designed, *given, settings, seed, True))
+    both = measure_cost(functools.partial(_with_decoder, *given, settings, seed))
     found = {
-        DESIGNED: {
-            "cpu_seconds": measured[DESIGNED]["cpu_seconds"],
-            "peak_memory_bytes": measure_cost(functools.partial(_designed, *given, few, seed, False)).peak_memory_bytes,
-        },
-        _WITH_DECODER: {
-            "cpu_seconds": with_decoder.cpu_seconds,
-            "peak_memory_bytes": with_decoder.peak_memory_bytes,
-        },
-        TRAINED: {
-            "cpu_seconds": measured[TRAINED]["cpu_seconds"],
-            "peak_memory_bytes": measure_cost(functools.partial(_trained, *given, few, seed)).peak_memory_bytes,
-        },
+        DESIGNED: dict(measured[DESIGNED]),
+        _WITH_DECODER: {"cpu_seconds": both.cpu_seconds, "peak_memory_bytes": both.peak_memory_bytes},
+        TRAINED: dict(measured[TRAINED]),
     }
     for row in found.values():
         row["saved_time"] = 1 - row["cpu_seconds"] / found[TRAINED]["cpu_seconds"]
@@ -142,13 +125,13 @@ def costs(
         for key, row in found.items()
     )
     text = report.to_text(report.Table("", heads, rows))
-    print(f"{name}: what designs cost, without what torch loads at its first step\n{text}")
+    print(f"{name}: what designs cost\n{text}")
     replace_file(out / f"{name}_costs.txt", text.encode())
     replace_file(out / f"{name}_costs.json", json.dumps(found, indent=2).encode())
     return found
 
 
-def _designed(
+def _with_decoder(
     start: ImagingSystem,
     scenes: Tensor,
     task: Reconstruction,
@@ -156,28 +139,14 @@ def _designed(
     decoder: TrainableDecoder,
     settings: Settings,
     seed: int,
-    decoded: bool,
 ) -> None:
     # As in the cost of the design alone: the judge is no part of making it.
-    few = ImagingSystem(start.encoder, start.noise, start.scenes[:_FEW_JUDGED])
+    few = ImagingSystem(start.encoder, start.noise, start.scenes[:FEW_JUDGED])
     designed = by_information(start, scenes, few, None, replace(settings, judge_method="known_channel"), seed)
-    if decoded:
-        draws = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            measured = torch.cat([designed.noise.sample(designed.encoder(part), draws) for part in scenes.split(64)])
-        decoder.fit(measured, task.targets(scenes), groups=groups, generator=draws)
-
-
-def _trained(
-    start: ImagingSystem,
-    scenes: Tensor,
-    task: Reconstruction,
-    groups: Any,
-    decoder: TrainableDecoder,
-    settings: Settings,
-    seed: int,
-) -> None:
-    _joint(start, scenes, task, groups, decoder, settings, settings.end_to_end_steps, seed)
+    draws = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        measured = torch.cat([designed.noise.sample(designed.encoder(part), draws) for part in scenes.split(64)])
+    decoder.fit(measured, task.targets(scenes), groups=groups, generator=draws)
 
 
 def _joint(

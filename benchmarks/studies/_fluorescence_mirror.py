@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
+from _design_study import FEW_JUDGED
 from _fluorescence_microscope import Design, LayeredMicroscope, microscope
 from _fluorescence_scenes import Scenes, flattened, in_focus, read_scenes
 from _stabilized_information import group_error, image_bits
@@ -244,10 +245,7 @@ def _informed(start: ImagingSystem, scenes: Tensor, judged: Tensor, sizes: Sizes
 def _parameters(start: ImagingSystem, scenes: Tensor, judged: Tensor, sizes: Sizes) -> dict[str, Tensor]:
     # Judging is no part of making the design: few scenes and the simplest density, whose result nobody reads.
     start = start._replace(scenes=start.scenes[:1])
-    return dict(_informed(start, scenes, judged[:_FEW_JUDGED], sizes, "known_channel").parameters)
-
-
-_FEW_JUDGED = 40
+    return dict(_informed(start, scenes, judged[:FEW_JUDGED], sizes, "known_channel").parameters)
 
 
 def _trained(start: ImagingSystem, specimen: Scenes, sizes: Sizes) -> tuple[Any, Any]:

@@ -13,14 +13,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from _design_study import Settings
+from _design_study import FEW_JUDGED, Settings
 from torch import Tensor
 
 from bitlens import optimize_design
 from bitlens.systems import ImagingSystem
 from bitlens.validation import Cost, Reconstruction, UNetDecoder, measure_cost, train_end_to_end
 
-_FEW_JUDGED = 40
 # A rate at which a joint training leaves the camera as it is.
 _HELD = 1e-12
 INFORMED = "designed by information, then its decoder"
@@ -70,7 +69,7 @@ def _designed(way: Way) -> tuple[Any, Any]:
         learning_rate=settings.learning_rate,
         objective=settings.objective,  # type: ignore[arg-type]
         # Nobody reads what these few say.
-        judge_scenes=way.scenes[:_FEW_JUDGED],
+        judge_scenes=way.scenes[:FEW_JUDGED],
         judge_method="known_channel",
         generator=torch.Generator().manual_seed(way.seed),
     )

@@ -44,13 +44,19 @@ class Study(NamedTuple):
     files: tuple[Path, ...]
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """The command line of a study: --out, --quick and --seeds."""
+def arguments(description: str | None, data: Path | None = None, holds: str = "") -> argparse.Namespace:
+    """The command line of a study: --out, --quick, --seeds, --threads and, where it `holds` something, --data.
+
+    `description`: the first line of this text is shown.
+    """
+    description = description.splitlines()[0] if description else None
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, default=Path("studies_out"), help="folder for table, figure and JSON")
     parser.add_argument("--quick", action="store_true", help="few steps and seeds, to see that it runs")
     parser.add_argument("--seeds", type=int, default=3, help="splits, noise draws and decoders per design")
     parser.add_argument("--threads", type=int, default=1, help="threads of the encoders and estimates")
+    if data is not None:
+        parser.add_argument("--data", type=Path, default=data, help=f"folder that holds {holds}")
     return parser.parse_args()
 
 

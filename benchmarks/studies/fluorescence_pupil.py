@@ -38,7 +38,6 @@ together say little. The mirror designed by information takes back the aberratio
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -49,6 +48,7 @@ from _fluorescence_microscope import DESIGNS, figure, metrics, microscope
 from _fluorescence_mirror import design_mirror
 from _fluorescence_scenes import Scenes, brightest_layer, flattened, in_focus, read_scenes
 from _stabilized_information import with_stabilized_bits
+from _validation_study import arguments
 
 from bitlens import plots, report
 from bitlens._files import replace_file
@@ -166,13 +166,7 @@ def run(out: Path, data: Path = DATA, *, quick: bool = False, seeds: int = 3) ->
 
 def main() -> None:
     """Everything, from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--out", type=Path, default=Path("studies_out"), help="folder for tables, figures and JSON")
-    parser.add_argument("--quick", action="store_true", help="few scenes, steps and seeds, to see that it runs")
-    parser.add_argument("--seeds", type=int, default=3, help="splits, noise draws and decoders per design")
-    parser.add_argument("--data", type=Path, default=DATA, help="folder that holds fluorescence/")
-    parser.add_argument("--threads", type=int, default=1, help="threads of encoders and estimates")
-    given = parser.parse_args()
+    given = arguments(__doc__, DATA, "fluorescence/")
     torch.set_num_threads(given.threads)
     run(given.out, given.data, quick=given.quick, seeds=given.seeds)
 

@@ -44,7 +44,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from _design_study import DESIGNED, START, TRAINED
+from _design_study import DESIGNED, FEW_JUDGED, START, TRAINED
 from _subset_study import Subset, compare_subsets, gaussian_bounds, linear_rank_correlations
 from _validation_study import Study, run_study
 from matplotlib.figure import Figure
@@ -209,14 +209,11 @@ def shares_by_information(scenes: Scenes, n_steps: int, batch_size: int = 128) -
         batch_size=min(batch_size, len(scenes.images)),
         learning_rate={"mask": _RATE},
         # Nobody reads the judge here: the designs are judged together below.
-        judge_scenes=scenes.images[:_FEW_JUDGED],
+        judge_scenes=scenes.images[:FEW_JUDGED],
         judge_method="known_channel",
         generator=torch.Generator().manual_seed(0),
     )
     return _weights_of(result.parameters["mask"])
-
-
-_FEW_JUDGED = 40
 
 
 def shares_end_to_end(scenes: Scenes, decoder: UNetDecoder, n_steps: int) -> tuple[Tensor, list[tuple[int, float]]]:

@@ -35,7 +35,6 @@ arcs at the edge of the aperture; from a random start it ends below the best of 
 
 from __future__ import annotations
 
-import argparse
 import functools
 import math
 from collections.abc import Mapping
@@ -61,7 +60,7 @@ from _phase_contrast_scenes import (
     passes,
     phantoms,
 )
-from _validation_study import Metric, Study, run_study
+from _validation_study import Metric, Study, arguments, run_study
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from torch import Tensor
@@ -241,13 +240,7 @@ def run(out: Path, data: Path = DATA, *, quick: bool = False, seeds: int = 3) ->
 
 def main() -> None:
     """Everything, from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--out", type=Path, default=Path("studies_out"), help="folder for tables, figures and JSON")
-    parser.add_argument("--quick", action="store_true", help="few scenes, steps and seeds, to see that it runs")
-    parser.add_argument("--seeds", type=int, default=3, help="splits, noise draws and decoders per design")
-    parser.add_argument("--data", type=Path, default=DATA, help="folder that holds holography/")
-    parser.add_argument("--threads", type=int, default=1, help="threads of encoders and estimates")
-    given = parser.parse_args()
+    given = arguments(__doc__, DATA, "holography/")
     torch.set_num_threads(given.threads)
     run(given.out, given.data, quick=given.quick, seeds=given.seeds)
 

@@ -41,7 +41,6 @@ chooses more stages of a line that slips than the squared error does.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,7 +59,7 @@ from _satellite_imager import (
     pixel_radiance,
     read_scenes,
 )
-from _validation_study import Metric, run_study, standard_metrics
+from _validation_study import Metric, arguments, run_study, standard_metrics
 from torch import Tensor
 
 from bitlens import estimate_information
@@ -292,13 +291,7 @@ def design(scenes: Scenes, out: Path, *, quick: bool, seeds: int) -> dict[str, A
 
 def main() -> None:
     """Both lists, the designs, and their files."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--out", type=Path, default=Path("studies_out"), help="folder for tables, figures and JSON")
-    parser.add_argument("--quick", action="store_true", help="few scenes, steps and seeds, to see that it runs")
-    parser.add_argument("--seeds", type=int, default=3, help="splits, noise draws and decoders per design")
-    parser.add_argument("--data", type=Path, default=DATA, help="folder that holds satellite/")
-    parser.add_argument("--threads", type=int, default=1, help="threads of encoders and estimates")
-    given = parser.parse_args()
+    given = arguments(__doc__, DATA, "satellite/")
     torch.set_num_threads(given.threads)
     run(given.out, given.data, quick=given.quick, seeds=given.seeds)
 

@@ -39,7 +39,6 @@ learned from the other half. Information needs no labels to choose the patterns,
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,7 @@ from _single_pixel_labels import half_the_labels, labels_text
 from _single_pixel_patterns import SIZE, camera, hadamard_patterns, pattern_sets, read_images
 from _single_pixel_whole import Way, whole_cost, whole_text
 from _single_pixel_world import GaussianImages, coarse_bits, world_of, world_text
-from _validation_study import Metric, run_study, standard_metrics
+from _validation_study import Metric, arguments, run_study, standard_metrics
 from torch import Tensor
 
 from bitlens import estimate_task_information
@@ -252,13 +251,7 @@ def _unmeasured(function: Any) -> Cost:
 
 def main() -> None:
     """Both tasks, the designs and the question about labels, and their files."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--out", type=Path, default=Path("studies_out"), help="folder for tables, figures and JSON")
-    parser.add_argument("--quick", action="store_true", help="few images, steps and seeds, to see that it runs")
-    parser.add_argument("--seeds", type=int, default=3, help="splits, noise draws and decoders per design")
-    parser.add_argument("--data", type=Path, default=DATA, help="folder that holds mnist/")
-    parser.add_argument("--threads", type=int, default=1, help="threads of encoders and estimates")
-    given = parser.parse_args()
+    given = arguments(__doc__, DATA, "mnist/")
     torch.set_num_threads(given.threads)
     run(given.out, given.data, quick=given.quick, seeds=given.seeds)
 

@@ -96,7 +96,10 @@ def test_rates_are_those_of_least_validation_loss(study: ModuleType, tmp_path: P
     assert losses[0.05, 3.0] == written["trials"][0]["start_loss"]
     assert losses[0.05, 3e-3] < losses[1e-9, 3e-3]
     assert (found.end_to_end_rate, found.end_to_end_decoder_rate) == ({"share": 0.05}, 3e-3)
-    seconds = {study.DESIGNED: {"cpu_seconds": 1.0}, study.TRAINED: {"cpu_seconds": 4.0}}
+    seconds = {
+        study.DESIGNED: {"cpu_seconds": 1.0, "peak_memory_bytes": 1e6},
+        study.TRAINED: {"cpu_seconds": 4.0, "peak_memory_bytes": 4e6},
+    }
     cost = tuning.costs("blend", start, start.scenes, task, None, decoder, found, seconds, out=tmp_path)
     designed, with_decoder, trained = cost.values()
     assert designed["saved_time"] == 0.75
